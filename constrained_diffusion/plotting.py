@@ -1,0 +1,451 @@
+"""Pictures of samples beside data: arrays in, a matplotlib figure out.
+
+Nothing here touches pyplot or any global state, so the functions serve scripts, notebooks and threads alike;
+:func:`save_figure` writes the file. Data are drawn in slate, samples in crimson. Points outside the outline
+of their domain are never clipped away but drawn as orange dots: a picture must not hide a violation.
+Every cloud and image may be a numpy array or a tensor; shapes that do not fit raise ``ShapeError``.
+
+May use: numpy, tensors as input, and matplotlib (imported where used).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from constrained_diffusion.domains.checks import DomainError, ShapeError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "ball_3d",
+    "compare_2d",
+    "compare_images",
+    "film_strip",
+    "image_grid",
+    "parts_histograms",
+    "save_figure",
+    "ternary",
+]
+
+Points = Tensor | npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+Kind = Literal["auto", "scatter", "density"]
+
+INK, FAINT = "#1d2433", "#c9ced8"
+DATA, SAMPLES, OUTSIDE = "#33506e", "#c2253f", "#ff9500"
+_SCATTER_BELOW = 4000  # more points than this make a smear: draw their density instead
+_BEYOND = 0.25  # how far beyond the outline a panel may reach to show violations, in outline widths
+
+
+def film_strip(
+    frames: Sequence[Points],
+    titles: Sequence[str] | None = None,
+    *,
+    outline: Points | None = None,
+    columns: int | None = None,
+    title: str | None = None,
+    kind: Kind = "auto",
+) -> Figure:
+    """A process in the plane, one panel a moment, each with its own colour scale.
+
+    Args:
+        frames: clouds ``[n, 2]``, in the order in which they are shown.
+        titles: a line above each panel.
+        outline: corners ``[k, 2]`` of the domain, in order.
+        columns: panels in a row; by default all of them.
+        title: a line above the figure.
+        kind: dots, a histogram, or ("auto") what suits the number of points.
+    """
+    clouds = [_cloud(f"frames[{i}]", f, 2) for i, f in enumerate(frames)]
+    if not clouds:
+        raise ShapeError("frames is empty; expected at least one cloud [n, 2]")
+    edge = None if outline is None else _cloud("outline", outline, 2)
+    limits = _limits(clouds, edge)
+    names = _names("titles", titles, len(clouds))
+    figure, panels = _panels(len(clouds), columns or len(clouds), limits, 2.2, title)
+    for panel, cloud, name in zip(panels, clouds, names, strict=True):
+        _draw_cloud(panel, cloud, edge, limits, kind, DATA)
+        panel.set_title(name, fontsize=10, color=INK)
+    return figure
+
+
+def compare_2d(
+    data: Points,
+    samples: Points,
+    *,
+    outline: Points | None = None,
+    titles: tuple[str, str] = ("data", "samples"),
+    title: str | None = None,
+    kind: Kind = "auto",
+) -> Figure:
+    """Data and samples in the plane side by side, on one colour scale.
+
+    Args:
+        data: points ``[n, 2]``.
+        samples: points ``[m, 2]``.
+        outline: corners ``[k, 2]`` of the domain, in order.
+        titles: a line above each panel.
+        title: a line above the figure.
+        kind: dots, a histogram, or ("auto") what suits the number of points.
+    """
+    clouds = [_cloud("data", data, 2), _cloud("samples", samples, 2)]
+    edge = None if outline is None else _cloud("outline", outline, 2)
+    return _draw_pair(clouds, edge, _limits(clouds, edge), kind, titles, title)[0]
+
+
+def ternary(
+    data: Points,
+    samples: Points,
+    labels: Sequence[str],
+    *,
+    parts: tuple[int, int, int] = (0, 1, 2),
+    titles: tuple[str, str] = ("data", "samples"),
+    title: str | None = None,
+    kind: Kind = "auto",
+) -> Figure:
+    """Compositions in a triangle with lines at every fifth, data and samples side by side.
+
+    Args:
+        data: compositions ``[n, k]``, k at least 3.
+        samples: compositions ``[m, k]``.
+        labels: names of the k parts.
+        parts: which parts to show, left, right and top; they are divided by their sum, and points in which
+            it is not positive are left out.
+        titles: a line above each panel.
+        title: a line above the figure.
+        kind: dots, a histogram, or ("auto") what suits the number of points.
+    """
+    corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
+    width, clouds = len(labels), []
+    for cloud in (_cloud("data", data, width), _cloud("samples", samples, width)):
+        chosen = cloud[cloud[:, parts].sum(1) > 0][:, parts]
+        clouds.append(chosen / chosen.sum(1, keepdims=True) @ corners)
+    limits = np.array([[-0.08, -0.09], [1.08, 0.95]])
+    figure, panels = _draw_pair(clouds, corners, limits, kind, titles, title)
+    for panel in panels:
+        for i, part in enumerate(parts):
+            corner, sides = corners[i], corners[[i - 1, i - 2]] - corners[i]
+            for step in (0.2, 0.4, 0.6, 0.8):
+                panel.plot(*(corner + step * sides).T, color=FAINT, linewidth=0.5, zorder=0.5)
+            x, y = corner + [0, 0.025 if i == 2 else -0.025]  # noqa: RUF005 (a sum of vectors)
+            across, up = ("left", "right", "center")[i], "bottom" if i == 2 else "top"
+            panel.text(x, y, labels[part], ha=across, va=up, fontsize=11, color=INK)
+    return figure
+
+
+def parts_histograms(
+    data: Points,
+    samples: Points,
+    names: Sequence[str],
+    *,
+    bins: int = 40,
+    columns: int = 3,
+    labels: tuple[str, str] = ("data", "samples"),
+    title: str | None = None,
+) -> Figure:
+    """The law of each part by itself: data filled, samples a line; the height is the share in a bin.
+
+    Args:
+        data: points ``[n, k]``.
+        samples: points ``[m, k]``.
+        names: names of the k parts.
+        bins: bins over the range of the data; the outer two also collect the samples beyond.
+        columns: panels in a row.
+        labels: names of the two clouds, for the legend.
+        title: a line above the figure.
+    """
+    a, b = _cloud("data", data, len(names)), _cloud("samples", samples, len(names))
+    limits = np.array([[0, 0], [1, 0.55]])
+    figure, panels = _panels(len(names), min(columns, len(names)), limits, 2.9, title)
+    for panel, name, x, y in zip(panels, names, a.T, b.T, strict=True):
+        low, high = (x.min(), x.max()) if x.max() > x.min() else (x[0] - 0.5, x[0] + 0.5)
+        edges = np.linspace(low, high, bins + 1)
+        heights = [np.histogram(np.clip(v, low, high), edges)[0] / len(v) for v in (x, y)]
+        panel.stairs(heights[0], edges, fill=True, color=DATA, alpha=0.4, label=labels[0])
+        panel.stairs(heights[1], edges, color=SAMPLES, linewidth=1.6, label=labels[1])
+        panel.set(xlim=(low, high), ylim=(0, 1.08 * max(h.max() for h in heights)), yticks=[])
+        panel.spines[["left", "right", "top"]].set_visible(False)
+        panel.tick_params(labelsize=8, colors=INK)
+        panel.set_title(name, fontsize=10, color=INK)
+    panels[0].legend(frameon=False, fontsize=9)
+    return figure
+
+
+def ball_3d(
+    data: Points,
+    samples: Points,
+    *,
+    radius: float = 1.0,
+    titles: tuple[str, str] = ("data", "samples"),
+    title: str | None = None,
+) -> Figure:
+    """Points in a ball seen from outside (near ones larger and darker), and the share within each distance.
+
+    Args:
+        data: points ``[n, 3]``.
+        samples: points ``[m, 3]``.
+        radius: radius of the ball.
+        titles: a line above the first two panels.
+        title: a line above the figure.
+    """
+    clouds = [_cloud("data", data, 3) / radius, _cloud("samples", samples, 3) / radius]
+    figure, (*balls, profile) = _panels(3, 3, np.array([[0, 0], [1, 1]]), 3.6, title)
+    r = np.linspace(0, 1, 201)
+    profile.plot(r, r**3, color=FAINT, linewidth=1.5, linestyle=(0, (4, 2)), label="uniform")
+    styles = (("data", DATA, 4.0), ("samples", SAMPLES, 1.6))
+    for panel, cloud, name, (label, colour, width) in zip(balls, clouds, titles, styles, strict=True):
+        _draw_ball(panel, cloud, colour)
+        panel.set_title(name, fontsize=12, color=INK)
+        distance = np.sort(np.linalg.norm(cloud, axis=1))
+        share = np.searchsorted(distance, r, side="right") / len(distance)
+        profile.plot(r, share, color=colour, linewidth=width, label=label)
+    profile.set(xlim=(0, 1), ylim=(0, 1), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1), aspect="equal")
+    profile.set_title("share of points within r", fontsize=12, color=INK)
+    profile.set_xlabel("r / radius", fontsize=10, color=INK)
+    profile.spines[["right", "top"]].set_visible(False)
+    profile.legend(frameon=False, fontsize=10)
+    return figure
+
+
+def image_grid(
+    images: Points, *, columns: int = 8, titles: Sequence[str] | None = None, title: str | None = None
+) -> Figure:
+    """Images in rows.
+
+    Args:
+        images: grey ``[n, h, w]`` or colour ``[n, h, w, 3]``; 0 is black, 1 is white or full colour.
+        columns: images in a row.
+        titles: a line above each image.
+        title: a line above the figure.
+    """
+    array = _images("images", images)
+    limits = np.array([[0, 0], [array.shape[2], array.shape[1]]])
+    figure, panels = _panels(len(array), min(columns, len(array)), limits, 1.0, title)
+    for panel, image, name in zip(panels, array, _names("titles", titles, len(array)), strict=True):
+        _draw_image(panel, image)
+        panel.set_title(name, fontsize=8, color=INK)
+    return figure
+
+
+def compare_images(
+    data: Points,
+    samples: Points,
+    *,
+    columns: int = 8,
+    titles: tuple[str, str] = ("data", "samples"),
+    title: str | None = None,
+) -> Figure:
+    """A block of data images beside a block of sample images, as many whole rows as both have.
+
+    Args:
+        data: grey ``[n, h, w]`` or colour ``[n, h, w, 3]``; 0 is black, 1 is white or full colour.
+        samples: images of the same size.
+        columns: images in a row of each block.
+        titles: a line above each block.
+        title: a line above the figure.
+    """
+    pair = _images("data", data), _images("samples", samples)
+    h, w, *colour = pair[0].shape[1:]
+    if pair[1].shape[1:] != (h, w, *colour):
+        raise ShapeError(f"samples has shape {list(pair[1].shape)}; expected [m, {h}, {w}] like the data")
+    columns = min(columns, *map(len, pair))
+    rows = min(map(len, pair)) // columns
+    height, width = rows * (h + 1) - 1, columns * (w + 1) - 1  # a pixel between neighbours
+    figure, panels = _panels(2, 2, np.array([[0, 0], [width, height]]), 0.5 * columns, title)
+    for panel, images, name in zip(panels, pair, titles, strict=True):
+        sheet = np.ones((height, width, *colour))
+        for i, image in enumerate(images[: rows * columns]):
+            top, left = i // columns * (h + 1), i % columns * (w + 1)
+            sheet[top : top + h, left : left + w] = image
+        _draw_image(panel, sheet)
+        panel.set_title(name, fontsize=12, color=INK)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> Path:
+    """Write a figure; the file appears whole or not at all.
+
+    Args:
+        figure: what to write.
+        path: where; the suffix names the format, and missing folders are made.
+        dpi: dots per inch.
+
+    Returns:
+        The path.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with unfinished.open("xb") as file:
+            figure.savefig(
+                file, format=target.suffix[1:] or "png", dpi=dpi, bbox_inches="tight", facecolor="white"
+            )
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return target
+
+
+def _panels(
+    count: int, columns: int, limits: Floats, width: float, title: str | None
+) -> tuple[Figure, list[Axes]]:
+    """A figure with ``count`` panels ``width`` inches wide, of the proportions of the window ``[2, 2]``."""
+    from matplotlib.figure import Figure
+
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, not {columns}")
+    rows = -(-count // columns)
+    across, up = limits[1] - limits[0]
+    size = (columns * (width + 0.1), rows * (width * up / across + 0.3) + (0.4 if title else 0.0))
+    figure = Figure(figsize=size, layout="compressed")
+    if title:
+        figure.suptitle(title, fontsize=13, color=INK)
+    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
+
+
+def _draw_pair(
+    clouds: Sequence[Floats],
+    outline: Floats | None,
+    limits: Floats,
+    kind: Kind,
+    titles: Sequence[str],
+    title: str | None,
+) -> tuple[Figure, list[Axes]]:
+    """Data and samples ``[n, 2]`` side by side, on the data's colour scale."""
+    figure, panels = _panels(2, 2, limits, 4.0, title)
+    top = None
+    for panel, cloud, name, colour in zip(panels, clouds, titles, (DATA, SAMPLES), strict=True):
+        top = _draw_cloud(panel, cloud, outline, limits, kind, colour, top)
+        panel.set_title(name, fontsize=12, color=INK)
+    return figure, panels
+
+
+def _draw_cloud(
+    panel: Axes,
+    points: Floats,
+    outline: Floats | None,
+    limits: Floats,
+    kind: Kind,
+    colour: str,
+    top: float | None = None,
+) -> float | None:
+    """Dots or a histogram with the outline around it; returns the top of the histogram's colour scale."""
+    from matplotlib.patches import Polygon
+
+    panel.set(xlim=limits[:, 0], ylim=limits[:, 1], aspect="equal")
+    panel.set_axis_off()
+    edge, outside = None, np.zeros(len(points), dtype=bool)
+    if outline is not None:
+        edge = Polygon(outline, closed=True, fill=False, edgecolor=INK, linewidth=1.2, zorder=3)
+        panel.add_patch(edge)
+        centre = outline.mean(0)  # points on the wall are inside: draw them in by a rounding error first
+        outside = ~edge.get_path().contains_points(centre + (points - centre) * (1 - 1e-5))
+    inside = points[~outside]
+    panel.scatter(*points[outside].T, s=6, color=OUTSIDE, linewidths=0, zorder=4, rasterized=True)
+    if kind == "scatter" or (kind == "auto" and len(points) < _SCATTER_BELOW):
+        size = float(np.clip(8000 / len(points), 2.5, 12.0)) if len(points) else 0.0
+        panel.scatter(*inside.T, s=size, color=colour, alpha=0.55, linewidths=0, rasterized=True)
+        return top
+    low, high = limits if outline is None else (outline.min(0), outline.max(0))
+    cells = 8 * np.clip(np.round(np.sqrt(len(points) / 20) / 8), 3, 20) * (high - low) / (high - low).max()
+    counts, x_edges, y_edges = np.histogram2d(
+        *inside.T,
+        bins=np.maximum(np.round(cells), 1).astype(int).tolist(),
+        range=np.stack([low, high], 1).tolist(),
+    )
+    share = counts.T / len(points)
+    if top is None:  # no single cell sets the scale, and an even density is not drawn in the darkest shade
+        top = 1.25 * float(np.quantile(share[share > 0], 0.99)) if counts.any() else 1.0
+    mesh = panel.pcolormesh(x_edges, y_edges, share, cmap=_colours(colour), vmin=0, vmax=top, rasterized=True)
+    if edge is not None:
+        mesh.set_clip_path(edge)
+    return top
+
+
+def _draw_ball(panel: Axes, points: Floats, colour: str) -> None:
+    """Points ``[n, 3]`` in the unit ball, and three great circles, seen from somewhat above the equator."""
+    around, above = np.deg2rad(-55.0), np.deg2rad(22.0)
+    right = np.array([-np.sin(around), np.cos(around), 0])
+    towards = np.array([np.cos(around) * np.cos(above), np.sin(around) * np.cos(above), np.sin(above)])
+    view = np.stack([right, np.cross(towards, right), towards])
+    angle = np.linspace(0, 2 * np.pi, 241)
+    circle = np.stack([np.cos(angle), np.sin(angle), np.zeros_like(angle)])
+    for x, y, depth in (view @ circle, view @ circle[[0, 2, 1]], view @ circle[[2, 0, 1]]):
+        panel.plot(x, y, color=FAINT, linewidth=0.6, linestyle=(0, (2, 3)), zorder=1)
+        panel.plot(np.where(depth > 0, x, np.nan), y, color=FAINT, linewidth=0.9, zorder=1)
+    panel.plot(*circle[:2], color=INK, linewidth=1.2, zorder=3)
+    x, y, depth = view @ points[np.argsort(points @ towards)].T
+    near = np.clip((depth + 1) / 2, 0, 1)
+    size = (2 + 9 * near) * float(np.clip(np.sqrt(1500 / len(points)), 0.3, 1.6))
+    shade = _colours(colour)(0.3 + 0.6 * near, alpha=0.8)
+    panel.scatter(x, y, s=size, c=shade, linewidths=0, zorder=2, rasterized=True)
+    x, y, _ = view @ points[np.linalg.norm(points, axis=1) > 1 + 1e-5].T
+    panel.scatter(x, y, s=8, color=OUTSIDE, linewidths=0, zorder=4, rasterized=True)
+    panel.set(xlim=(-1.08, 1.08), ylim=(-1.08, 1.08), aspect="equal")
+    panel.set_axis_off()
+
+
+def _draw_image(panel: Axes, image: Floats) -> None:
+    panel.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    panel.set_axis_off()
+
+
+def _colours(colour: str) -> Colormap:
+    """White, by way of ``colour``, to nearly black."""
+    from matplotlib.colors import LinearSegmentedColormap, to_rgb
+
+    middle = np.array(to_rgb(colour))
+    shades = [(1, 1, 1), 0.5 + 0.5 * middle, middle, 0.35 * middle]
+    return LinearSegmentedColormap.from_list("fade", [tuple(shade) for shade in shades])
+
+
+def _limits(clouds: Sequence[Floats], outline: Floats | None) -> Floats:
+    """Corners ``[2, 2]`` of a window on the outline or the points, with room for violations."""
+    points = np.concatenate(clouds)
+    low, high = points.min(0), points.max(0)
+    if outline is not None:
+        inner, outer = outline.min(0), outline.max(0)
+        low = np.clip(low, inner - _BEYOND * (outer - inner), inner)
+        high = np.clip(high, outer, outer + _BEYOND * (outer - inner))
+    margin = 0.03 * float((high - low).max() or 1.0)
+    return np.stack([low - margin, high + margin])
+
+
+def _array(points: Points) -> Floats:
+    return np.asarray(points.detach().cpu() if isinstance(points, Tensor) else points, dtype=np.float64)
+
+
+def _cloud(name: str, points: Points, width: int) -> Floats:
+    array = _array(points)
+    if array.ndim != 2 or len(array) == 0 or array.shape[1] != width:
+        raise ShapeError(f"{name} has shape {list(array.shape)}; expected [n, {width}] with n at least 1")
+    if not np.isfinite(array).all():
+        raise DomainError(f"{name} must be finite; a point that is not cannot be drawn")
+    return array
+
+
+def _images(name: str, images: Points) -> Floats:
+    array = _array(images)
+    if len(array) == 0 or not (array.ndim == 3 or (array.ndim == 4 and array.shape[3] == 3)):
+        raise ShapeError(f"{name} has shape {list(array.shape)}; expected [n, h, w] or [n, h, w, 3]")
+    return np.clip(array, 0, 1)
+
+
+def _names(name: str, names: Sequence[str] | None, count: int) -> Sequence[str]:
+    if names is not None and len(names) != count:
+        raise ShapeError(f"{name} has {len(names)} entries; expected {count}, one a panel")
+    return names or [""] * count

@@ -1,0 +1,26 @@
+"""Domains: where data live, how to stay inside, and how Brownian motion spreads there.
+
+The ground floor of the library. It knows tensors and geometry, nothing of networks, schedules or training.
+"""
+
+if __name__ == "domains":  # a second copy of every class would fail isinstance checks and registries
+    raise ImportError("import constrained_diffusion.domains; the folder `domains` is not a package by itself")
+
+from .ball import Ball
+from .base import Domain
+from .checks import DomainError, ShapeError, SolverError, trusted
+from .euclidean import Euclidean
+from .hypercube import Hypercube
+from .simplex import Simplex
+
+__all__ = [
+    "Ball",
+    "Domain",
+    "DomainError",
+    "Euclidean",
+    "Hypercube",
+    "ShapeError",
+    "Simplex",
+    "SolverError",
+    "trusted",
+]

@@ -1,0 +1,426 @@
+"""The interface of a domain, and everything a subclass gets for free.
+
+May use: torch, and this floor's own files. A subclass gives its shape, its dimension and one of
+
+* ``project(x)``, the nearest point of a *convex* set, or
+* ``boundary(x)``, the signed distance to the wall and the inward unit normal, of *any* set;
+
+the rest has a default here that a subclass overrides to be faster or exact.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import math
+from abc import ABC
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from . import paths, probing
+from .checks import check_alike, check_batch, check_finite, check_inside, check_scale, check_tensor
+
+__all__ = ["Domain"]
+
+_REFLECT_CAP = 64  # pieces into which one move is cut at most before it ends on the wall
+
+
+class Domain(ABC):
+    """A closed set in which diffusions are reflected.
+
+    Tensors of points are ``[*batch, *event_shape]``. ``sigma`` is a number or a ``[*batch]`` tensor: the
+    standard deviation of Brownian motion, in the units of the points. Kernels are those of reflected
+    Brownian motion (generator: half the Neumann Laplacian) at Brownian time ``sigma**2``, as densities
+    against the ``dim``-dimensional volume. A domain is a value: equal if its configuration is equal.
+
+    Attributes:
+        event_shape: shape of one point.
+        dim: intrinsic dimension (the simplex of n parts has n - 1).
+        has_exact_kernel: whether the three ``*heat_kernel*`` methods are there.
+        magnitude: size of the coordinates, the unit of rounding errors.
+        curvature: principal curvature of the wall, where it is the same everywhere (0: flat walls).
+    """
+
+    event_shape: torch.Size
+    dim: int
+    has_exact_kernel: bool = False
+    magnitude: float = 1.0
+    curvature: float = 0.0
+
+    _registry: ClassVar[dict[str, type[Domain]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Register the class by name, so that a saved configuration finds it again."""
+        super().__init_subclass__(**kwargs)
+        if cls.project is Domain.project and cls.boundary is Domain.boundary:
+            raise TypeError(f"{cls.__name__} must define project (convex sets) or boundary (any set)")
+        Domain._registry[cls.__name__] = cls
+
+    # ------------------------------------------------------------------ geometry
+
+    def contains(self, x: Tensor, atol: float = 0.0) -> Tensor:
+        """Whether points lie in the closed domain.
+
+        Args:
+            x: points ``[*batch, *event_shape]``.
+            atol: distance by which a point may lie outside. Equality constraints are always
+                granted the rounding of the dtype.
+
+        Returns:
+            Tensor of bool ``[*batch]``; False for points that are not finite.
+        """
+        self._check(x=x)
+        if type(self).boundary is not Domain.boundary:
+            return self.boundary(x)[0] >= -atol
+        gap = (x - self.project(x)).flatten(x.ndim - len(self.event_shape)).norm(dim=-1)
+        return gap <= atol + 8 * torch.finfo(x.dtype).eps * self.magnitude
+
+    def project(self, x: Tensor) -> Tensor:
+        """The nearest point of the domain, ``[*batch, *event_shape]``; points inside are returned as they are."""
+        self._check(x=x)
+        margin = 4 * torch.finfo(x.dtype).eps * self.magnitude
+        for _ in range(_REFLECT_CAP):
+            distance, normal = self.boundary(x)
+            if bool((distance >= 0).all()):
+                break
+            x = x + self._expand(torch.where(distance < 0, margin - distance, 0.0)) * normal
+            margin = 2 * margin
+        return x
+
+    def boundary(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Distance to the nearest wall, and the direction away from it.
+
+        Args:
+            x: points ``[*batch, *event_shape]``.
+
+        Returns:
+            Signed distance ``[*batch]`` (negative outside) and the inward unit normal
+            ``[*batch, *event_shape]`` at the nearest point of the wall.
+        """
+        return probing.boundary_of_convex_set(self, x)
+
+    def walls(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """All walls a short move may touch: distances ``[*batch, m]``, inward unit normals ``[*batch, m, *event_shape]``.
+
+        The default gives the nearest wall alone (m = 1), which leaves an error near edges and corners.
+        """
+        distance, normal = self.boundary(x)
+        return distance.unsqueeze(-1), normal.unsqueeze(distance.ndim)
+
+    def reflect(self, x: Tensor, displacement: Tensor) -> Tensor:
+        """Where a point ends that moves straight and is mirrored at the walls.
+
+        The default is the symmetrised step of Bossy, Gobet & Talay (2004): the end point is mirrored in the
+        wall; where that too lies outside, the move is cut in halves. A move that still has not
+        ended after 64 pieces stops at the wall.
+
+        Args:
+            x: points inside, ``[*batch, *event_shape]``.
+            displacement: finite moves of the same shape.
+
+        Returns:
+            Points inside, ``[*batch, *event_shape]``.
+
+        Raises:
+            DomainError: a point lies outside, or a displacement is not finite.
+        """
+        x, displacement = self._check_move(x, displacement)
+        left, piece = displacement, torch.ones(self._batch(x), dtype=x.dtype, device=x.device)
+        for _ in range(_REFLECT_CAP):
+            end = x + self._expand(piece) * left
+            distance, normal = self.boundary(end)
+            mirrored = end - 2 * self._expand(distance) * normal
+            hit = distance < 0
+            ok = ~hit | self.contains(mirrored)
+            turned = left - 2 * self._expand(self.inner(end, left, normal)) * normal
+            x = torch.where(self._expand(ok), torch.where(self._expand(hit), mirrored, end), x)
+            rest = self._expand(1 - piece) * torch.where(self._expand(hit), turned, left)
+            left = torch.where(self._expand(ok), rest, left)
+            piece = torch.where(ok, 1.0, piece / 2)
+            if not bool(left.any()):
+                return x
+        return self.project(x + self._expand(piece) * left)
+
+    def tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        """Project vectors ``v`` on the tangent space at ``x``; the identity where the domain is solid."""
+        return v
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """Inner product ``[*batch]`` of tangent vectors in the metric in which the noise is isotropic."""
+        return (u * v).flatten(u.ndim - len(self.event_shape)).sum(-1) if self.event_shape else u * v
+
+    def sample_noise(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
+        """A Brownian increment over unit time at ``x``: standard normal in the tangent space and the metric."""
+        z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        return self.tangent(x, z)
+
+    def damp_normal(self, x: Tensor, v: Tensor, width: float | Tensor) -> Tensor:
+        r"""Let the normal component of a vector field vanish at the walls, and leave the tangential one.
+
+        With h_i = tanh(distance_i / width) for each wall i of inward normal n_i, the result is the u that
+        minimises :math:`|u - v|^2 + \sum_i (1/h_i - 1) (n_i \cdot u)^2`: for one wall its normal component
+        is v's times h; on an edge it loses all components across the walls that meet there.
+
+        Args:
+            x: points ``[*batch, *event_shape]``.
+            v: tangent vectors of the same shape.
+            width: how far from the wall the damping reaches, a number or ``[*batch]``; at most
+                half the inradius is used.
+
+        Returns:
+            Tangent vectors ``[*batch, *event_shape]``.
+        """
+        self._check(x=x, v=v)
+        batch = self._batch(x)
+        distances, normals = self.walls(x)
+        k = len(self.event_shape)
+        flat = normals.flatten(normals.ndim - k)  # [*batch, m, D]
+        h = self._ramp(distances, check_scale("width", width, batch, x).expand(batch).unsqueeze(-1), self.inradius)
+        across = (flat @ v.flatten(v.ndim - k).unsqueeze(-1)).squeeze(-1)  # [*batch, m]
+        if h.shape[-1] == 1:
+            push = (1 - h) * across
+        else:
+            gram = flat @ flat.mT
+            matrix = torch.diag_embed(h + torch.finfo(x.dtype).eps) + (1 - h).unsqueeze(-1) * gram
+            push = torch.linalg.solve(matrix, ((1 - h) * across).unsqueeze(-1)).squeeze(-1)
+        return v - (flat.mT @ push.unsqueeze(-1)).squeeze(-1).reshape(v.shape)
+
+    # ------------------------------------------------------------------ size
+
+    @cached_property
+    def bounding_box(self) -> tuple[Tensor, Tensor]:
+        """Smallest and largest value of each coordinate: two float64 tensors ``[*event_shape]``."""
+        return probing.bounding_box(self)
+
+    @cached_property
+    def diameter(self) -> float:
+        """Largest distance between two points; the default is the diagonal of the bounding box, an upper bound."""
+        low, high = self.bounding_box
+        return float((high - low).norm())
+
+    @cached_property
+    def inradius(self) -> float:
+        """Radius of a ball that fits inside; the default is the best of 1,024 uniform points."""
+        x = self.sample_uniform(1024, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        return float(self.boundary(x)[0].max())
+
+    @cached_property
+    def log_volume(self) -> float:
+        """Natural logarithm of the volume; the default is a Monte Carlo estimate in the bounding box."""
+        return probing.log_volume(self)
+
+    @cached_property
+    def spectral_gap(self) -> float:
+        """Smallest non-zero Neumann eigenvalue of minus the Laplacian, 1/length**2.
+
+        The default is the lower bound pi^2 / diameter^2 for convex sets (Payne & Weinberger 1960).
+        """
+        return (math.pi / self.diameter) ** 2
+
+    # ------------------------------------------------------------------ laws
+
+    def sample_uniform(
+        self,
+        shape: int | tuple[int, ...],
+        *,
+        generator: Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Independent uniform points ``[*shape, *event_shape]``; the default rejects from the bounding box."""
+        return probing.sample_by_rejection(self, batch_shape(shape), generator, device, dtype)
+
+    def sample_prior(
+        self,
+        shape: int | tuple[int, ...],
+        sigma: float,
+        *,
+        generator: Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Points ``[*shape, *event_shape]`` of the law that noise of scale ``sigma`` leads to: the uniform law."""
+        return self.sample_uniform(shape, generator=generator, device=device, dtype=dtype)
+
+    def prior_log_prob(self, x: Tensor, sigma: float) -> Tensor:
+        """Log-density ``[*batch]`` of :meth:`sample_prior`; minus infinity outside."""
+        inside = self.contains(x, atol=64 * torch.finfo(x.dtype).eps * self.magnitude)
+        return torch.where(inside, -self.log_volume, -math.inf).to(x.dtype)
+
+    def heat_kernel_log_prob(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> Tensor:
+        """Log-density ``[*batch]`` at ``x`` of reflected Brownian motion started at ``x0``, after time ``sigma**2``.
+
+        Args:
+            x: points inside, ``[*batch, *event_shape]``.
+            x0: starting points inside; batch shapes broadcast.
+            sigma: Brownian standard deviation, a number or ``[*batch]``.
+
+        Returns:
+            Natural logarithm of the density, against the domain's volume.
+
+        Raises:
+            NotImplementedError: no closed kernel exists here.
+        """
+        raise self._no_kernel()
+
+    def heat_kernel_score(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> Tensor:
+        """Gradient in ``x`` of :meth:`heat_kernel_log_prob`, a tangent vector ``[*batch, *event_shape]``."""
+        raise self._no_kernel()
+
+    def sample_heat_kernel(
+        self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None
+    ) -> Tensor:
+        """Draw from the law whose density is :meth:`heat_kernel_log_prob`, one point for each ``x0``."""
+        raise self._no_kernel()
+
+    def diffuse(
+        self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Noise points, and say what a score network should answer there.
+
+        Args:
+            x0: points inside, ``[*batch, *event_shape]``.
+            sigma: Brownian standard deviation, a number or ``[*batch]``.
+            generator: source of randomness.
+
+        Returns:
+            The noised points, and denoising targets whose conditional expectation given ``x0`` and the noised
+            point is the kernel's score: the score itself where a closed kernel exists, otherwise the
+            target of a simulated path (:mod:`~constrained_diffusion.domains.paths`). Both
+            ``[*batch, *event_shape]``.
+        """
+        if self.has_exact_kernel:
+            x = self.sample_heat_kernel(x0, sigma, generator=generator)
+            return x, self.heat_kernel_score(x, x0, sigma)
+        x0, scale = self._check_noising(x0, sigma)
+        return paths.simulate(self, x0, scale, generator=generator)
+
+    # ------------------------------------------------------------------ networks
+
+    def features(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Coordinates of order one that a network can read, ``[*batch, k]``, at noise level ``sigma`` ``[*batch]``.
+
+        The default: coordinates scaled to [-1, 1], and the distance to the wall against ``sigma``.
+        """
+        low, high = (b.to(x) for b in self.bounding_box)
+        scaled = ((x - low) / (high - low) * 2 - 1).flatten(x.ndim - len(self.event_shape))
+        distance = self.boundary(x)[0].clamp(min=0)
+        return torch.cat([scaled, (distance / (distance + sigma)).unsqueeze(-1)], -1)
+
+    # ------------------------------------------------------------------ values
+
+    def config(self) -> dict[str, Any]:
+        """What rebuilds this domain, as JSON-able values: the class name and the constructor's arguments."""
+        values: dict[str, Any] = {"domain": type(self).__name__}
+        for name in inspect.signature(type(self)).parameters:
+            value = getattr(self, name)
+            if isinstance(value, Tensor):
+                value = value.tolist()
+            elif isinstance(value, Domain):
+                value = value.config()
+            values[name] = list(value) if isinstance(value, tuple) else value
+        return values
+
+    @staticmethod
+    def from_config(config: dict[str, Any]) -> Domain:
+        """Rebuild a domain from :meth:`config`; its class must have been imported."""
+        values = dict(config)
+        name = values.pop("domain", None)
+        if name not in Domain._registry:
+            known = ", ".join(sorted(Domain._registry))
+            raise ValueError(f"no domain class named {name!r} is imported; known: {known}")
+        for key, value in values.items():
+            if isinstance(value, dict) and "domain" in value:
+                values[key] = Domain.from_config(value)
+        return Domain._registry[name](**values)
+
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Domain:
+        """A copy whose tensors lie on ``device`` in ``dtype``."""
+        other = copy.copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                setattr(other, name, value.to(device=device, dtype=dtype))
+        return other
+
+    def __eq__(self, other: object) -> bool:
+        """Equal class and configuration."""
+        return isinstance(other, Domain) and type(self) is type(other) and self.config() == other.config()
+
+    def __hash__(self) -> int:
+        """Hash of the configuration."""
+        return hash(json.dumps(self.config(), sort_keys=True))
+
+    def __repr__(self) -> str:
+        """``Name(argument=value, ...)``."""
+        values = self.config()
+        name = values.pop("domain")
+        return f"{name}({', '.join(f'{k}={_short(v)}' for k, v in values.items())})"
+
+    # ------------------------------------------------------------------ for subclasses
+
+    def _batch(self, x: Tensor) -> torch.Size:
+        return x.shape[: x.ndim - len(self.event_shape)]
+
+    def _expand(self, value: Tensor) -> Tensor:
+        """Give a ``[*batch]`` tensor the event's dimensions, each of size one."""
+        return value.reshape(value.shape + (1,) * len(self.event_shape))
+
+    def _ramp(self, distance: Tensor, width: Tensor, inradius: float) -> Tensor:
+        """0 at the wall, 1 a few widths away; never so wide that the middle of the domain is damped."""
+        return torch.tanh(distance.clamp(min=0) / width.clamp(max=0.5 * inradius))
+
+    def _check(self, **points: Tensor) -> None:
+        """Check names, shapes, dtypes and devices of tensors of points or vectors."""
+        names = iter(points.items())
+        first_name, first = next(names)
+        check_tensor(first_name, first, self.event_shape)
+        for name, x in names:
+            check_tensor(name, x, self.event_shape)
+            check_alike(name, x, first_name, first)
+            check_batch(name, self._batch(x), first_name, self._batch(first))
+
+    def _check_move(self, x: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
+        self._check(x=x, displacement=displacement)
+        check_inside(self, "x", x)
+        check_finite("displacement", displacement, len(self.event_shape))
+        shape = torch.broadcast_shapes(x.shape, displacement.shape)
+        return x.expand(shape), displacement.expand(shape)
+
+    def _check_noising(self, x0: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Check the arguments of a noising method; returns ``x0`` and ``sigma`` as ``[*batch]``."""
+        self._check(x0=x0)
+        scale = check_scale("sigma", sigma, self._batch(x0), x0).expand(self._batch(x0))
+        check_inside(self, "x0", x0)
+        return x0, scale
+
+    def _check_pair(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Check the arguments of a kernel; returns points of equal shape and ``sigma`` as ``[*batch]``."""
+        self._check(x=x, x0=x0)
+        batch = torch.broadcast_shapes(self._batch(x), self._batch(x0))
+        scale = check_scale("sigma", sigma, batch, x).expand(batch)
+        check_inside(self, "x", x)
+        check_inside(self, "x0", x0)
+        shape = batch + self.event_shape
+        return x.expand(shape), x0.expand(shape), scale
+
+    def _no_kernel(self) -> NotImplementedError:
+        return NotImplementedError(
+            f"{self!r} has no closed heat kernel; `diffuse` noises points and returns training targets without one"
+        )
+
+
+def batch_shape(shape: int | tuple[int, ...]) -> torch.Size:
+    """A batch shape given as one number or a tuple, checked."""
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    if any(not isinstance(s, int) or s < 0 for s in sizes):
+        raise ValueError(f"shape must be a non-negative integer or a tuple of them, not {shape!r}")
+    return torch.Size(sizes)
+
+
+def _short(value: Any) -> str:
+    text = repr(tuple(value) if isinstance(value, list) else value)
+    return text if len(text) <= 40 else text[:36] + "...)"

@@ -1,0 +1,107 @@
+"""R^d: no walls, the Gaussian kernel; standard diffusion models are reflected ones over this domain."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Generator, Size, Tensor
+
+from .base import Domain, batch_shape
+
+__all__ = ["Euclidean"]
+
+
+class Euclidean(Domain):
+    """All tensors of one shape.
+
+    Args:
+        shape: event shape, an integer or a tuple of positive integers.
+    """
+
+    has_exact_kernel = True
+
+    def __init__(self, shape: int | tuple[int, ...]) -> None:
+        self.event_shape = event_shape(shape)
+        self.shape = tuple(self.event_shape)
+        self.dim = self.event_shape.numel()
+        self.log_volume = math.inf
+        self.spectral_gap = 0.0
+        self.inradius = self.diameter = math.inf
+
+    def contains(self, x: Tensor, atol: float = 0.0) -> Tensor:
+        """True ``[*batch]`` for finite points."""
+        self._check(x=x)
+        return x.isfinite().flatten(x.ndim - len(self.event_shape)).all(-1)
+
+    def project(self, x: Tensor) -> Tensor:
+        """The point itself."""
+        self._check(x=x)
+        return x
+
+    def boundary(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Infinite distance ``[*batch]``, and no direction: zeros ``[*batch, *event_shape]``."""
+        self._check(x=x)
+        return torch.full(self._batch(x), math.inf, dtype=x.dtype, device=x.device), torch.zeros_like(x)
+
+    def reflect(self, x: Tensor, displacement: Tensor) -> Tensor:
+        """``x + displacement``."""
+        x, displacement = self._check_move(x, displacement)
+        return x + displacement
+
+    def damp_normal(self, x: Tensor, v: Tensor, width: float | Tensor) -> Tensor:
+        """``v`` itself: there is no wall."""
+        return v
+
+    def sample_uniform(self, shape: int | tuple[int, ...], **kwargs: Any) -> Tensor:
+        """There is no uniform law on R^d: raises ValueError."""
+        raise ValueError(f"{self!r} has infinite volume and no uniform law; sample_prior draws from N(0, sigma^2)")
+
+    def sample_prior(
+        self,
+        shape: int | tuple[int, ...],
+        sigma: float,
+        *,
+        generator: Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Draws ``[*shape, *event_shape]`` from N(0, sigma^2)."""
+        size = batch_shape(shape) + self.event_shape
+        return sigma * torch.randn(size, generator=generator, device=device, dtype=dtype)
+
+    def prior_log_prob(self, x: Tensor, sigma: float) -> Tensor:
+        """Log-density ``[*batch]`` of N(0, sigma^2)."""
+        return self.heat_kernel_log_prob(x, torch.zeros_like(x), sigma)
+
+    def heat_kernel_log_prob(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> Tensor:
+        """Log-density ``[*batch]`` of N(x0, sigma^2)."""
+        x, x0, scale = self._check_pair(x, x0, sigma)
+        d = (x - x0).flatten(x.ndim - len(self.event_shape)) / scale.unsqueeze(-1)
+        return -(d**2).sum(-1) / 2 - self.dim * torch.log(scale * math.sqrt(2 * math.pi))
+
+    def heat_kernel_score(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> Tensor:
+        """``(x0 - x) / sigma**2``."""
+        x, x0, scale = self._check_pair(x, x0, sigma)
+        return (x0 - x) / self._expand(scale) ** 2
+
+    def sample_heat_kernel(
+        self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None
+    ) -> Tensor:
+        """``x0 + sigma z``."""
+        x0, scale = self._check_noising(x0, sigma)
+        return x0 + self._expand(scale) * self.sample_noise(x0, generator=generator)
+
+    def features(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Coordinates divided by the noisy data's scale, ``[*batch, dim]``, and on a compressed scale without it."""
+        flat = x.flatten(x.ndim - len(self.event_shape))
+        return torch.cat([flat / (1 + sigma.unsqueeze(-1)), torch.asinh(flat)], -1)
+
+
+def event_shape(shape: int | tuple[int, ...]) -> Size:
+    """An event shape given as one number or a tuple, checked: at least one positive size."""
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    if not sizes or any(not isinstance(s, int) or s < 1 for s in sizes):
+        raise ValueError(f"shape must be a positive integer or a tuple of them, not {shape!r}")
+    return Size(sizes)

