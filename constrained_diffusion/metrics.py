@@ -84,7 +84,7 @@ def sliced_wasserstein(
         quantiles_b = (theta @ b.T).sort(dim=1).values
         gap = (quantiles_a[:, left] - quantiles_b[:, right]).abs_()
         total += float((gap**p @ weight).sum())
-    return (total / len(directions)) ** (1 / p)
+    return math.pow(total / len(directions), 1 / p)
 
 
 def mmd(x: Points, y: Points, *, bandwidth: float | None = None) -> float:
@@ -267,7 +267,7 @@ def _directions(dim: int, count: int, generator: Generator | None) -> Tensor:
     if generator is None:
         generator = torch.Generator().manual_seed(0)
     z = torch.randn(count, dim, generator=generator, device=generator.device, dtype=torch.float64)
-    return z / z.norm(dim=1, keepdim=True)
+    return torch.nn.functional.normalize(z, dim=1)
 
 
 def _matching(n: int, m: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Pictures of samples beside data: arrays in, a matplotlib figure out.
 
 Nothing here touches pyplot or any global state, so the functions serve scripts, notebooks and threads alike;
-:func:`save_figure` writes the file. Data are drawn in slate, samples in crimson. Points outside the outline
+:func:`save_figure` writes the file. Data are drawn in blue, samples in crimson. Points outside the outline
 of their domain are never clipped away but drawn as orange dots: a picture must not hide a violation.
 Every cloud and image may be a numpy array or a tensor; shapes that do not fit raise ``ShapeError``.
 
@@ -43,7 +43,7 @@ Floats = npt.NDArray[np.float64]
 Kind = Literal["auto", "scatter", "density"]
 
 INK, FAINT = "#1d2433", "#c9ced8"
-DATA, SAMPLES, OUTSIDE = "#33506e", "#c2253f", "#ff9500"
+DATA, SAMPLES, OUTSIDE = "#24609c", "#c2253f", "#ff9500"
 _SCATTER_BELOW = 4000  # more points than this make a smear: draw their density instead
 _BEYOND = 0.25  # how far beyond the outline a panel may reach to show violations, in outline widths
 
@@ -138,7 +138,7 @@ def ternary(
             corner, sides = corners[i], corners[[i - 1, i - 2]] - corners[i]
             for step in (0.2, 0.4, 0.6, 0.8):
                 panel.plot(*(corner + step * sides).T, color=FAINT, linewidth=0.5, zorder=0.5)
-            x, y = corner + [0, 0.025 if i == 2 else -0.025]  # noqa: RUF005 (a sum of vectors)
+            x, y = corner + [0, 0.025 if i == 2 else -0.025]
             across, up = ("left", "right", "center")[i], "bottom" if i == 2 else "top"
             panel.text(x, y, labels[part], ha=across, va=up, fontsize=11, color=INK)
     return figure
@@ -262,7 +262,7 @@ def compare_images(
     columns = min(columns, *map(len, pair))
     rows = min(map(len, pair)) // columns
     height, width = rows * (h + 1) - 1, columns * (w + 1) - 1  # a pixel between neighbours
-    figure, panels = _panels(2, 2, np.array([[0, 0], [width, height]]), 0.5 * columns, title)
+    figure, panels = _panels(2, 2, np.array([[0, 0], [width, height]]), 0.5 * columns, title, gap=0.06)
     for panel, images, name in zip(panels, pair, titles, strict=True):
         sheet = np.ones((height, width, *colour))
         for i, image in enumerate(images[: rows * columns]):
@@ -301,19 +301,20 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150)
 
 
 def _panels(
-    count: int, columns: int, limits: Floats, width: float, title: str | None
+    count: int, columns: int, limits: Floats, width: float, title: str | None, gap: float = 0.02
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with ``count`` panels ``width`` inches wide, of the proportions of the window ``[2, 2]``."""
+    """A figure with ``count`` panels ``width`` inches wide and a share ``gap`` apart."""
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     if columns < 1:
         raise ValueError(f"columns must be at least 1, not {columns}")
     rows = -(-count // columns)
     across, up = limits[1] - limits[0]
     size = (columns * (width + 0.1), rows * (width * up / across + 0.3) + (0.4 if title else 0.0))
-    figure = Figure(figsize=size, layout="compressed")
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.07, wspace=gap, compress=True))
     if title:
-        figure.suptitle(title, fontsize=13, color=INK)
+        figure.suptitle(title, fontsize=13, fontweight="bold", color=INK)
     return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
 
 
@@ -354,19 +355,18 @@ def _draw_cloud(
         panel.add_patch(edge)
         centre = outline.mean(0)  # points on the wall are inside: draw them in by a rounding error first
         outside = ~edge.get_path().contains_points(centre + (points - centre) * (1 - 1e-5))
-    inside = points[~outside]
-    panel.scatter(*points[outside].T, s=6, color=OUTSIDE, linewidths=0, zorder=4, rasterized=True)
+    x, y = points[outside].T
+    panel.scatter(x, y, s=6, color=OUTSIDE, linewidths=0, zorder=4, rasterized=True)
+    x, y = points[~outside].T
     if kind == "scatter" or (kind == "auto" and len(points) < _SCATTER_BELOW):
         size = float(np.clip(8000 / len(points), 2.5, 12.0)) if len(points) else 0.0
-        panel.scatter(*inside.T, s=size, color=colour, alpha=0.55, linewidths=0, rasterized=True)
+        panel.scatter(x, y, s=size, color=colour, alpha=0.55, linewidths=0, rasterized=True)
         return top
     low, high = limits if outline is None else (outline.min(0), outline.max(0))
-    cells = 8 * np.clip(np.round(np.sqrt(len(points) / 20) / 8), 3, 20) * (high - low) / (high - low).max()
-    counts, x_edges, y_edges = np.histogram2d(
-        *inside.T,
-        bins=np.maximum(np.round(cells), 1).astype(int).tolist(),
-        range=np.stack([low, high], 1).tolist(),
-    )
+    finest = 8 * float(np.clip(np.round(np.sqrt(len(points) / 20) / 8), 3, 20))
+    cells = [max(1, round(finest * float(side) / float((high - low).max()))) for side in high - low]
+    window = [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
+    counts, x_edges, y_edges = np.histogram2d(x, y, bins=cells, range=window)
     share = counts.T / len(points)
     if top is None:  # no single cell sets the scale, and an even density is not drawn in the darkest shade
         top = 1.25 * float(np.quantile(share[share > 0], 0.99)) if counts.any() else 1.0
@@ -406,11 +406,12 @@ def _draw_image(panel: Axes, image: Floats) -> None:
 
 def _colours(colour: str) -> Colormap:
     """White, by way of ``colour``, to nearly black."""
-    from matplotlib.colors import LinearSegmentedColormap, to_rgb
+    from matplotlib.colors import ListedColormap, to_rgb
 
     middle = np.array(to_rgb(colour))
-    shades = [(1, 1, 1), 0.5 + 0.5 * middle, middle, 0.35 * middle]
-    return LinearSegmentedColormap.from_list("fade", [tuple(shade) for shade in shades])
+    knots = np.stack([np.ones(3), 0.5 + 0.5 * middle, middle, 0.35 * middle])
+    where = np.linspace(0, 3, 256)
+    return ListedColormap(np.stack([np.interp(where, np.arange(4), channel) for channel in knots.T], 1))
 
 
 def _limits(clouds: Sequence[Floats], outline: Floats | None) -> Floats:

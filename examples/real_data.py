@@ -45,7 +45,7 @@ def stars_in_ball(parsecs: float = 25.0) -> Array:
     its standard error. A parallax of p milliarcseconds is a distance of 1000 / p parsecs.
 
     Args:
-        parsecs: radius of the ball, in parsecs; the catalogue is fairly complete to about 25.
+        parsecs: radius of the ball, in parsecs.
 
     Returns:
         Equatorial positions ``[n, 3]`` divided by ``parsecs``, strictly inside the unit ball; at 25 parsecs

@@ -514,14 +514,31 @@ def z_scores(samples: np.ndarray, expected: float | np.ndarray = 0.0) -> np.ndar
 def exchange_residuals(p: np.ndarray, target: np.ndarray) -> np.ndarray:
     """<target, phi> + div phi, [rows, n(n-1)/2], for phi = p_i p_j (e_i - e_j), i < j, on a simplex.
 
-    Its mean is zero when the score is the conditional expectation of ``target``. ``target`` holds components of
-    a covector, so that target_i - target_j is the derivative in the direction e_i - e_j.
+    Its mean is zero when the score is the conditional expectation of ``target``, given as the components of a
+    covector, so that target_i - target_j is the derivative in the direction e_i - e_j.
     """
     i, j = np.triu_indices(p.shape[-1], 1)
     return p[:, i] * p[:, j] * (target[:, i] - target[:, j]) + p[:, j] - p[:, i]
 
 
-def scaled_errors(value: np.ndarray, reference: np.ndarray, scale: np.ndarray | float) -> tuple[float, float]:
-    """Largest error of scale * value, absolute and relative to max(1, |scale * reference|)."""
-    error = np.abs((np.asarray(value, dtype=float) - reference) * scale)
-    return float(error.max()), float((error / np.maximum(1, np.abs(reference * scale))).max())
+def scaled_errors(
+    value: np.ndarray, reference: np.ndarray, scale: np.ndarray | float, rowwise: bool = False
+) -> tuple[float, float]:
+    """Largest error of scale * value, absolute and relative to max(1, |scale * reference|).
+
+    ``rowwise`` measures a vector against its own largest component.
+    """
+    error, size = np.abs((np.asarray(value, dtype=float) - reference) * scale), np.abs(reference * scale)
+    if rowwise:
+        size = size.max(-1, keepdims=True)
+    return float(error.max()), float((error / np.maximum(1, size)).max())
+
+
+def rounding_of_score(x: np.ndarray, x0: np.ndarray, sigma: float) -> np.ndarray:
+    """How much sigma * score changes when x moves by a rounding error, [rows, 1]: what no code can be better than.
+
+    A simplex point lies off its plane by about eps, and far from the start two images may weigh the same to
+    within eps |x - x0| / sigma^2, while they pull with |x - x0| / sigma each.
+    """
+    square = ((np.asarray(x) - np.asarray(x0)) ** 2).sum(-1, keepdims=True)
+    return 8 * np.finfo(float).eps * square / sigma**3

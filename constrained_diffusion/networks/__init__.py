@@ -1,1 +1,5 @@
-"""Networks that predict scores; each is a plain ``torch.nn.Module`` called as ``network(x, log_sigma)``."""
+"""Networks: ``network(x, log_sigma, **condition)`` to a tensor like x, of order one."""
+
+from .mlp import MLP
+
+__all__ = ["MLP"]

@@ -1,1 +1,7 @@
-"""Samplers: each walks from the prior back to the data and never leaves the domain."""
+"""Samplers: from the prior back to data. One family a file."""
+
+from .base import Sampler, Samples
+from .euler import EulerMaruyama
+from .predictor_corrector import PredictorCorrector
+
+__all__ = ["EulerMaruyama", "PredictorCorrector", "Sampler", "Samples"]

@@ -73,12 +73,17 @@ def test_kernel(n, metric, sigma):
     simplex, x, x0 = Simplex(n, metric), torch.from_numpy(x), torch.from_numpy(x0)
     assert simplex.has_exact_kernel
     found = simplex.heat_kernel_score(x, x0, sigma).numpy()
-    drawn = np.arange(len(found)) % 2 == 0  # further out the score is as ill-conditioned as sigma^-3
-    if metric == "euclidean":
-        assert ref.scaled_errors(found[drawn], score[drawn], sigma)[0] <= 1e-6
-    if metric == "euclidean" and sigma >= 0.01:
-        assert ref.scaled_errors(found, score, sigma)[0] <= 1e-6
-    assert ref.scaled_errors(found, score, sigma)[1] <= TOLERANCE[metric]
+    drawn = np.arange(len(found)) % 2 == 0
+    assert ref.scaled_errors(found[drawn], score[drawn], sigma)[0] <= TOLERANCE[metric]
+    # anywhere: 1e-6 of max(1, |sigma score|), and what rounding of x alone does (more than 1e-6 of a
+    # score whose terms are in the thousands, at sigma = 1e-4 and hundreds of sigma from the start)
+    error = sigma * np.abs(found - score)
+    size = np.maximum(1, sigma * np.abs(score).max(-1, keepdims=True))
+    assert (error <= TOLERANCE[metric] * size + ref.rounding_of_score(x, x0, sigma)).all()
+    if sigma >= 1e-3:
+        assert ref.scaled_errors(found, score, sigma, rowwise=True)[1] <= TOLERANCE[metric]
+    if sigma >= 0.01 and metric == "euclidean":
+        assert ref.scaled_errors(found, score, sigma)[0] <= TOLERANCE[metric]
     found = simplex.heat_kernel_log_prob(x, x0, sigma).numpy()
     assert ref.scaled_errors(found, log_p, 1.0)[1] <= TOLERANCE[metric]
 
@@ -88,7 +93,7 @@ def test_cumulative_kernel_up_to_nine_parts(sigma):
     x, x0 = ref.simplex_pairs(np.random.default_rng(3), 4, 9, sigma, "cumulative")
     log_p, score = ref.cumulative_kernel(x, x0, sigma)
     simplex, x, x0 = Simplex(9, "cumulative"), torch.from_numpy(x), torch.from_numpy(x0)
-    assert ref.scaled_errors(simplex.heat_kernel_score(x, x0, sigma).numpy(), score, sigma)[1] <= 2e-6
+    assert ref.scaled_errors(simplex.heat_kernel_score(x, x0, sigma).numpy(), score, sigma, True)[1] <= 2e-6
     # the logarithm is a sum over eight intervals
     assert ref.scaled_errors(simplex.heat_kernel_log_prob(x, x0, sigma).numpy(), log_p, 1.0)[1] <= 8e-6
 
@@ -317,19 +322,18 @@ def check_path_target(n: int, sigma: float, spread: bool, count: int, seed: int)
     assert float(target.pow(2).mean()) <= 1 / sigma**2
 
 
-@pytest.mark.parametrize(
-    ("n", "sigma", "spread"), [(5, 0.1, True), (5, 0.3, False), (10, 0.1, True), (10, 0.2, False)]
-)
+PATH_CASES = [(5, 0.1, True), (5, 0.3, False), (10, 0.1, True), (10, 0.2, False)]
+
+
+@pytest.mark.parametrize(("n", "sigma", "spread"), PATH_CASES)
 def test_path_target_identities(n, sigma, spread):
-    check_path_target(n, sigma, spread, 20_000, 18)
+    check_path_target(n, sigma, spread, 4_000 if n == 5 else 1_000, 18)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("n", "sigma", "spread"), [(5, 0.1, True), (5, 0.3, False), (10, 0.1, True), (10, 0.2, False)]
-)
-def test_path_target_identities_at_a_hundred_thousand_paths(n, sigma, spread):
-    check_path_target(n, sigma, spread, 100_000, 19)
+@pytest.mark.parametrize(("n", "sigma", "spread"), PATH_CASES)
+def test_path_target_identities_with_many_paths(n, sigma, spread):
+    check_path_target(n, sigma, spread, 100_000 if n == 5 else 20_000, 18)
 
 
 def test_path_target_far_from_the_walls_is_the_gaussian_one():
@@ -399,9 +403,11 @@ def test_the_metric_is_picked_by_the_number_of_parts():
     assert Simplex(3) == Simplex(3, "euclidean")
     assert Simplex(4) == Simplex(4, "cumulative")
     assert Simplex(3) != Simplex(3, "cumulative")
-    for bad in (lambda: Simplex(1), lambda: Simplex(0), lambda: Simplex(3, "fisher")):
-        with pytest.raises(ValueError):
-            bad()
+    for parts in (1, 0, -3):
+        with pytest.raises(ValueError, match=str(parts)):
+            Simplex(parts)
+    with pytest.raises(ValueError, match="fisher"):
+        Simplex(3, "fisher")
 
 
 @pytest.mark.parametrize("n", [2, 4, 7])

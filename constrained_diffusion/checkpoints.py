@@ -1,0 +1,104 @@
+"""Saving so that nothing is ever lost: weights in safetensors, everything else in JSON, each write atomic.
+
+A run is a folder with ``config.json`` and a weights file named by its own SHA-256. The configuration names the weights it
+belongs to, and is replaced last, in one rename: a crash, a full disk or a kill at any moment leaves either the old run
+or the new one. May use: the standard library, torch, safetensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load as decode
+from safetensors.torch import save as encode
+from torch import Tensor
+
+__all__ = ["load_run", "save_run", "write_atomic"]
+
+FORMAT = 1
+_CONFIG = "config.json"
+
+
+def write_atomic(path: str | Path, content: bytes) -> None:
+    """Write a file so that at every moment it is either the old one or the new one, on disk."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+def save_run(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Save a configuration (JSON-able) and named tensors in a folder, which is made if missing."""
+    folder = Path(folder)
+    content = encode({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    digest = hashlib.sha256(content).hexdigest()
+    name = f"weights-{digest[:16]}.safetensors"
+    write_atomic(folder / name, content)
+    text = json.dumps({"format": FORMAT, "weights": name, "sha256": digest, **config}, indent=2)
+    write_atomic(folder / _CONFIG, text.encode())
+    for old in folder.glob("weights-*.safetensors"):
+        if old.name != name:
+            old.unlink(missing_ok=True)
+
+
+def load_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Load what :func:`save_run` saved.
+
+    Returns:
+        The configuration and the tensors, on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder.
+        ValueError: a file is torn or foreign, or from a newer format.
+    """
+    folder = Path(folder)
+    path = folder / _CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"no saved run in {folder}: {_CONFIG} is missing")
+    try:
+        config = json.loads(path.read_text())
+        version, name, digest = config["format"], config["weights"], config["sha256"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the configuration of a saved run: {error!r}") from None
+    if version != FORMAT:
+        raise ValueError(f"{path} has format {version!r}; this version reads {FORMAT}")
+    weights = folder / Path(name).name
+    if not weights.is_file():
+        raise ValueError(f"{path} names {name}, which is missing")
+    content = weights.read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ValueError(f"{weights} is damaged: its SHA-256 is not the one in {_CONFIG}")
+    return config, decode(content)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable, where the system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,102 @@
+"""From the arrays people have to tensors inside a domain, and what the data say of the noise to use.
+
+May use: torch, numpy, domains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .domains import Domain
+from .domains.checks import DomainError, ShapeError, check_inside, check_tensor
+
+__all__ = ["Array", "choose_sigma_min", "to_tensor"]
+
+Array = NDArray[np.floating] | Tensor
+
+_NEIGHBOURS = 4096  # points at most among which neighbours are looked for
+
+
+def to_tensor(
+    name: str, x: object, domain: Domain, *, device: torch.device | str | None = None
+) -> tuple[Tensor, Callable[[Tensor], Array]]:
+    """Check data, and bring them to a float32 tensor.
+
+    Args:
+        name: the argument's name, for messages.
+        x: numpy array or tensor of numbers, ``[n, *event_shape]``.
+        domain: which they must lie in.
+        device: where to put them; a tensor stays where it is by default.
+
+    Returns:
+        The data as a float32 tensor, and a function that turns samples into the kind, dtype and device of ``x``,
+        inside the domain in that dtype too.
+
+    Raises:
+        TypeError: not an array of real numbers.
+        ShapeError, ValueError: wrong shape, empty, not finite, or outside.
+    """
+    if isinstance(x, Tensor):
+        original = x.detach()
+    elif isinstance(x, np.ndarray) and x.dtype.kind in "fiub":
+        original = torch.from_numpy(np.ascontiguousarray(x))
+    else:
+        what = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
+        raise TypeError(f"{name} must be a numpy array or a torch.Tensor of real numbers, not {what}")
+    if original.is_complex() or original.dtype == torch.bool:
+        raise TypeError(f"{name} must hold real numbers, not {original.dtype}")
+    wide = original.double()
+    check_tensor(name, wide, domain.event_shape)
+    if wide.ndim != len(domain.event_shape) + 1:
+        raise ShapeError(f"{name} has shape {list(wide.shape)}; expected [n, {', '.join(map(str, domain.event_shape))}]")
+    if wide.numel() == 0:
+        raise ValueError(f"{name} is empty: shape {list(wide.shape)}")
+    _check_rows(name, wide, domain, original.dtype)
+    inside = domain.project(wide.to(device=device, dtype=torch.float32))
+    dtype = original.dtype if original.is_floating_point() else torch.float32
+
+    def back(samples: Tensor) -> Array:
+        samples = domain.project(samples.to(device=original.device, dtype=dtype))
+        return samples if isinstance(x, Tensor) else samples.numpy()
+
+    return inside, back
+
+
+def _check_rows(name: str, wide: Tensor, domain: Domain, dtype: torch.dtype) -> None:
+    """Refuse points outside by more than the rounding of the dtype they came in."""
+    precision = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+    if bool(domain.contains(wide, atol=64 * precision * max(1.0, domain.magnitude)).all()):
+        return
+    check_inside(domain, name, wide)
+    raise DomainError(f"{name} has points outside {domain!r}")
+
+
+def choose_sigma_min(domain: Domain, x: Tensor) -> float:
+    """Noise that is too small to be seen in the data.
+
+    A tenth of the typical distance between neighbours (each in its own coordinate: divided by sqrt(dim)), or of the
+    distance from the wall that one point in fifty falls short of, where that is less; at least 1e-4 inradii.
+
+    Args:
+        domain: where the data lie.
+        x: data ``[n, *event_shape]``.
+
+    Returns:
+        sigma_min, in the units of the data.
+    """
+    flat = x.flatten(1).double()
+    some = flat[:: max(1, -(-len(flat) // _NEIGHBOURS))]
+    if len(some) < 2:
+        return 1e-2 * domain.inradius
+    distances = torch.cdist(some, some).fill_diagonal_(torch.inf).amin(1)
+    positive = distances[distances > 0]
+    spacing = float(positive.median()) / domain.dim**0.5 if len(positive) else domain.inradius
+    walls = domain.boundary(x)[0].double()
+    off = walls[walls > 0]
+    reach = float(off.quantile(0.02)) if len(off) and bool(off.isfinite().all()) else spacing
+    return max(min(0.1 * spacing, reach), 1e-4 * min(domain.inradius, 1e3 * spacing))

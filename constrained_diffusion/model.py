@@ -1,0 +1,248 @@
+"""The estimator people start with: ``ReflectedDiffusion(domain).fit(x).sample(n)``.
+
+May use: everything below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .checkpoints import load_run, save_run
+from .data import Array, choose_sigma_min, to_tensor
+from .domains import Domain
+from .losses import DenoisingScoreMatching
+from .networks import MLP
+from .samplers import PredictorCorrector, Sampler
+from .schedules import GeometricSchedule
+from .scores import ScoreModel
+from .sde import ReflectedSDE
+from .training import Recipe, train
+
+__all__ = ["ReflectedDiffusion"]
+
+
+class ReflectedDiffusion:
+    """A generative model of data in a domain, whose samples never leave it.
+
+    >>> from constrained_diffusion import Hypercube, ReflectedDiffusion
+    >>> model = ReflectedDiffusion(Hypercube(2)).fit(x)  # x: numpy array or tensor [n, 2] in the unit square
+    >>> samples = model.sample(1000)  # of the same kind, all inside
+
+    Args:
+        domain: where the data live.
+        network: a function that makes the network, ``network(domain) -> nn.Module`` with the call
+            ``module(x, log_sigma)``; by default an :class:`MLP` of ``width`` and ``depth``.
+        width: hidden units of the default network.
+        depth: residual blocks of the default network.
+        sigma_min: least noise, in the units of the data; by default from the spacing of the data and their
+            distance from the wall.
+        sigma_max: most noise; by default from the domain's spectral gap.
+        weighting: of noise levels in the loss; see :class:`DenoisingScoreMatching`.
+        steps: gradient steps.
+        batch_size: points in each.
+        learning_rate: of Adam.
+        seed: of everything random in ``fit`` and of the first ``sample`` after it.
+        device: where to train and sample; by default where the data are.
+
+    Attributes:
+        sde_: the forward process, once fitted.
+        score_: the :class:`ScoreModel`, once fitted.
+        history_: loss curve, a list of (step, mean loss).
+    """
+
+    sde_: ReflectedSDE
+    score_: ScoreModel
+    history_: list[tuple[int, float]]
+
+    def __init__(
+        self,
+        domain: Domain,
+        *,
+        network: Callable[[Domain], nn.Module] | None = None,
+        width: int = 256,
+        depth: int = 3,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        weighting: Literal["likelihood", "fidelity"] = "likelihood",
+        steps: int = 5000,
+        batch_size: int = 512,
+        learning_rate: float = 2e-3,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if not isinstance(domain, Domain):
+            raise TypeError(f"domain must be a Domain such as Hypercube(2), not {type(domain).__name__}")
+        self.domain = domain
+        self.network = network
+        self.width, self.depth = width, depth
+        self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        self.weighting: Literal["likelihood", "fidelity"] = weighting
+        self.steps, self.batch_size, self.learning_rate = steps, batch_size, learning_rate
+        self.seed, self.device = seed, device
+
+    def __repr__(self) -> str:
+        """Domain, and whether it is fitted."""
+        return f"ReflectedDiffusion({self.domain!r}{', fitted' if hasattr(self, 'score_') else ''})"
+
+    def fit(self, x: Array, condition: Array | None = None, *, progress: bool = True) -> Self:
+        """Learn the law of the data.
+
+        Args:
+            x: data ``[n, *event_shape]`` inside the domain, numpy or torch; computed in float32.
+            condition: one vector for each point ``[n, k]``, or None.
+            progress: show a progress bar.
+
+        Returns:
+            The model itself. After Ctrl-C the weights reached so far are in place and the interrupt is raised again.
+
+        Raises:
+            TypeError, ValueError: the data are not of a kind, shape or place that can be used.
+            SolverError: training diverged.
+        """
+        recipe = Recipe(self.steps, self.batch_size, self.learning_rate)
+        data, self._back = to_tensor("x", x, self.domain, device=self.device)
+        rows = _condition("condition", condition, len(data), data)
+        least = choose_sigma_min(self.domain, data) if self.sigma_min is None else self.sigma_min
+        most = self.sigma_max
+        if most is None and not self.domain.spectral_gap > 0:  # no walls: noise as wide as the data
+            most = float((data.flatten(1) - data.flatten(1).mean(0)).norm(dim=1).max())
+        sde = ReflectedSDE(self.domain, least, most)
+        loss = DenoisingScoreMatching(sde, self.weighting)
+        self.history_ = []
+        self.sde_ = sde
+        self.score_ = self._build(sde, 0 if rows is None else rows.shape[1]).to(data.device)
+        self._generator = torch.Generator(device=data.device).manual_seed(self.seed)
+        train(self.score_, loss, data, recipe, generator=self._generator, condition=rows, progress=progress,
+              history=self.history_)
+        return self
+
+    def sample(
+        self,
+        n: int,
+        condition: Array | None = None,
+        *,
+        steps: int = 250,
+        seed: int | None = None,
+        sampler: Callable[..., Sampler] = PredictorCorrector,
+        batch_size: int = 10_000,
+        progress: bool = False,
+    ) -> Any:
+        """Draw new points.
+
+        Args:
+            n: how many.
+            condition: one vector for each ``[n, k]``, or one for all ``[k]``, if the model was fitted with one.
+            steps: of the sampler.
+            seed: makes this call repeatable by itself; by default calls continue one stream, which ``fit`` starts
+                from the model's own seed.
+            sampler: called as ``sampler(sde, score, steps=steps)``.
+            batch_size: points computed at a time.
+            progress: show a progress bar.
+
+        Returns:
+            ``[n, *event_shape]``, of the kind and dtype that ``fit`` was given, every point inside the domain.
+
+        Raises:
+            RuntimeError: the model is not fitted.
+        """
+        self._check_fitted()
+        device = next(self.score_.parameters()).device
+        like = torch.empty(0, device=device)
+        generator = self._generator if seed is None else torch.Generator(device=device).manual_seed(seed)
+        rows = _condition("condition", condition, n, like)
+        self.score_.eval()
+        walk = sampler(self.sde_, self.score_, steps=steps)
+        done = [torch.empty(0, *self.domain.event_shape, device=device)]
+        for start in range(0, n, batch_size):
+            part = slice(start, min(start + batch_size, n))
+            extra = None if rows is None else {"condition": rows[part]}
+            size = part.stop - part.start
+            done.append(walk.sample(size, generator=generator, condition=extra, progress=progress, device=device).x)
+        return self._back(torch.cat(done))
+
+    def save(self, folder: str | Path) -> None:
+        """Save the fitted model in a folder: ``config.json`` and safetensors; either all of it or nothing."""
+        self._check_fitted()
+        schedule = self.sde_.schedule
+        config = {
+            "model": type(self).__name__,
+            "domain": self.domain.config(),
+            "arguments": {k: getattr(self, k) for k in _SAVED},
+            "sigma": [schedule.sigma_min, schedule.sigma_max] if isinstance(schedule, GeometricSchedule) else None,
+            "network": self.score_.network.config() if isinstance(self.score_.network, MLP) else None,
+            "history": self.history_,
+        }
+        save_run(folder, config, dict(self.score_.state_dict()))
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        *,
+        network: Callable[[Domain], nn.Module] | None = None,
+        device: torch.device | str | None = None,
+    ) -> Self:
+        """Load a model that :meth:`save` saved.
+
+        Args:
+            folder: where it is.
+            network: the function that makes the network, if the model was given one.
+            device: where to put it; the CPU by default.
+
+        Returns:
+            The fitted model; it samples numpy arrays of float32.
+        """
+        config, tensors = load_run(folder)
+        if config.get("model") != cls.__name__:
+            raise ValueError(f"{folder} holds a {config.get('model')!r}, not a {cls.__name__}")
+        if config["network"] is None and network is None:
+            raise ValueError(f"{folder} was saved with a network of its own: pass the function that makes it as network=")
+        model = cls(Domain.from_config(config["domain"]), network=network, device=device, **config["arguments"])
+        model.sde_ = ReflectedSDE(model.domain, *config["sigma"])
+        model.score_ = model._build(model.sde_, (config["network"] or {}).get("condition_dim", 0))
+        try:
+            model.score_.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise ValueError(f"the weights in {folder} do not fit the network: {error}") from None
+        model.score_.to(device or "cpu")
+        model.history_ = [tuple(entry) for entry in config["history"]]
+        model._generator = torch.Generator(device=device or "cpu").manual_seed(model.seed)
+        model._back = lambda samples: model.domain.project(samples).cpu().numpy()
+        return model
+
+    def _build(self, sde: ReflectedSDE, condition_dim: int) -> ScoreModel:
+        """A fresh score model, whose initial weights the seed decides, and the caller's random state does not change."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            if self.network is None:
+                module: nn.Module = MLP(self.domain, self.width, self.depth, condition_dim)
+            else:
+                module = self.network(self.domain)
+            return ScoreModel(module, sde)
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "score_"):
+            raise RuntimeError(f"{self!r} is not fitted: call fit(x) first, or load a saved model")
+
+
+_SAVED = ("width", "depth", "sigma_min", "sigma_max", "weighting", "steps", "batch_size", "learning_rate", "seed")
+
+
+def _condition(name: str, value: Array | None, n: int, like: Tensor) -> Tensor | None:
+    """Conditions as a float32 tensor ``[n, k]``; one row ``[k]`` serves all."""
+    if value is None:
+        return None
+    rows = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
+    rows = rows.to(device=like.device, dtype=torch.float32)
+    rows = rows.expand(n, -1) if rows.ndim == 1 else rows
+    if rows.ndim != 2 or len(rows) != n:
+        raise ValueError(f"{name} has shape {list(rows.shape)}; expected [{n}, k]")
+    if not bool(rows.isfinite().all()):
+        raise ValueError(f"{name} must be finite")
+    return rows

@@ -1,0 +1,70 @@
+"""A residual multilayer perceptron that reads the domain's own coordinates. May use: torch, domains."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ..domains import Domain
+from ..domains.checks import ShapeError
+
+__all__ = ["MLP"]
+
+_FREQUENCIES = 16  # of the embedding of log sigma
+_SPAN = 8.0  # natural logarithms of sigma over which the slowest of them turns once
+
+
+class MLP(nn.Module):
+    """Residual blocks whose activations are scaled and shifted by the noise level (and by a condition).
+
+    Args:
+        domain: gives the input coordinates (:meth:`Domain.features`) and the output's shape.
+        width: hidden units.
+        depth: residual blocks, of two layers each.
+        condition_dim: length of a vector ``condition`` ``[B, condition_dim]``; 0 for none.
+    """
+
+    def __init__(self, domain: Domain, width: int = 256, depth: int = 3, condition_dim: int = 0) -> None:
+        super().__init__()
+        self.domain, self.condition_dim = domain, condition_dim
+        x = domain.sample_prior(1, 1.0)
+        inputs = domain.features(x, torch.ones(1)).shape[-1]
+        self.enter = nn.Linear(inputs, width)
+        self.embed = nn.Sequential(nn.Linear(2 * _FREQUENCIES + 1 + condition_dim, width), nn.SiLU())
+        self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
+        self.leave = nn.Linear(width, domain.event_shape.numel())
+        nn.init.zeros_(self.leave.weight)
+        nn.init.zeros_(self.leave.bias)
+
+    def config(self) -> dict[str, int]:
+        """The constructor's arguments but the domain."""
+        return {"width": self.enter.out_features, "depth": len(self.blocks), "condition_dim": self.condition_dim}
+
+    def forward(self, x: Tensor, log_sigma: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Raw scores ``[B, *event_shape]`` at ``x`` ``[B, *event_shape]`` and ``log_sigma`` ``[B]``."""
+        if (condition is None) != (self.condition_dim == 0):
+            raise ShapeError(f"condition must have shape [B, {self.condition_dim}]" if self.condition_dim else
+                             "condition was given to a network built without one (condition_dim=0)")
+        rate = torch.arange(1, _FREQUENCIES + 1, dtype=x.dtype, device=x.device) * (2 * math.pi / _SPAN)
+        phase = log_sigma.unsqueeze(-1) * rate
+        level = [log_sigma.unsqueeze(-1) / _SPAN, phase.cos(), phase.sin()]
+        context = self.embed(torch.cat(level if condition is None else [*level, condition.to(x.dtype)], -1))
+        h = self.enter(self.domain.features(x, log_sigma.exp()))
+        for block in self.blocks:
+            h = block(h, context)
+        return self.leave(nn.functional.silu(h)).reshape(x.shape)
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
+        self.modulate = nn.Linear(width, 2 * width)
+
+    def forward(self, h: Tensor, context: Tensor) -> Tensor:
+        scale, shift = self.modulate(context).chunk(2, -1)
+        y = self.first(nn.functional.silu(self.norm(h) * (1 + scale) + shift))
+        return h + self.second(nn.functional.silu(y))

@@ -1,0 +1,48 @@
+"""The reverse SDE by Euler-Maruyama steps that reflect (or, for comparison, project).
+
+May use: the SDE. Source: Lou & Ermon 2023, arXiv 2304.04740; weak orders: Bossy, Gobet & Talay 2004.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Generator, Tensor
+
+from ..sde import ReflectedSDE, Score
+from .base import Condition, Sampler
+
+__all__ = ["EulerMaruyama"]
+
+
+class EulerMaruyama(Sampler):
+    """x <- reflect(x, v s + sqrt(v) z), v the Brownian time of the step.
+
+    Args:
+        sde: the forward process to reverse.
+        score: its score.
+        steps: number of steps; one evaluation each.
+        denoise: end with a denoising step.
+        boundary: ``"reflect"``, or ``"project"``: the thresholding of other samplers, which leaves atoms on the
+            walls and is here to be compared with.
+    """
+
+    def __init__(
+        self,
+        sde: ReflectedSDE,
+        score: Score,
+        *,
+        steps: int = 500,
+        denoise: bool = True,
+        boundary: Literal["reflect", "project"] = "reflect",
+    ) -> None:
+        super().__init__(sde, score, steps=steps, denoise=denoise)
+        if boundary not in ("reflect", "project"):
+            raise ValueError(f'boundary must be "reflect" or "project", not {boundary!r}')
+        self.boundary = boundary
+
+    def step(self, x: Tensor, t: Tensor, t_next: Tensor, *, generator: Generator | None, condition: Condition) -> Tensor:
+        """One reverse step; see the class."""
+        domain, v = self.sde.domain, self.variance(t, t_next)
+        move = v * self.evaluate(x, t, condition) + v.sqrt() * domain.sample_noise(x, generator=generator)
+        return domain.reflect(x, move) if self.boundary == "reflect" else domain.project(x + move)

@@ -1,0 +1,65 @@
+"""From a network to a score: scaled, tangent to the domain, and with no component across the wall.
+
+May use: torch, the SDE. A score is any callable ``score(x, t, **condition)`` with x ``[*batch, *event_shape]`` and
+t ``[*batch]`` that returns a tensor like x.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .domains.checks import ShapeError
+from .sde import ReflectedSDE, interpolate_rms
+
+__all__ = ["ScoreModel"]
+
+
+class ScoreModel(nn.Module):
+    """A score made of a network.
+
+    The network answers ``network(x, log_sigma, **condition)`` with x ``[B, *event_shape]`` and log_sigma ``[B]``, in numbers of order
+    one. They are multiplied by the root mean square of the denoising target at that noise, made tangent
+    to the domain, and their normal component is let vanish within about sigma of the wall: the true score's does, and
+    the probability-flow ODE stays inside because of it.
+
+    Args:
+        network: any module with that call.
+        sde: the forward process.
+    """
+
+    grid: Tensor
+    log_rms: Tensor
+
+    def __init__(self, network: nn.Module, sde: ReflectedSDE) -> None:
+        super().__init__()
+        self.network = network
+        self.sde = sde
+        grid, values = sde.target_rms_table
+        self.register_buffer("grid", grid.float())
+        self.register_buffer("log_rms", values.float())
+
+    def forward(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        """The score at ``x`` and times ``t``.
+
+        Args:
+            x: points ``[*batch, *event_shape]``.
+            t: times in [0, 1], ``[*batch]`` or a scalar tensor.
+            condition: tensors ``[*batch, ...]`` handed to the network.
+
+        Returns:
+            Tangent vectors ``[*batch, *event_shape]``, in the units of 1/sigma.
+        """
+        domain = self.sde.domain
+        batch = x.shape[: x.ndim - len(domain.event_shape)]
+        sigma = self.sde.sigma(t).to(x.dtype).expand(batch).reshape(-1)
+        flat = x.reshape(-1, *domain.event_shape)
+        rows = {k: v.reshape(len(flat), *v.shape[len(batch) :]) for k, v in condition.items()}
+        raw = self.network(flat, sigma.log(), **rows)
+        if raw.shape != flat.shape:
+            raise ShapeError(
+                f"network returned shape {list(raw.shape)}; expected that of x, {list(flat.shape)}"
+            )
+        scale = interpolate_rms(self.grid, self.log_rms, sigma)
+        v = domain.tangent(flat, raw * scale.reshape(-1, *(1,) * len(domain.event_shape)))
+        return domain.damp_normal(flat, v, sigma).reshape(x.shape)

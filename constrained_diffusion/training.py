@@ -1,0 +1,122 @@
+"""The training loop: batches, optimiser, averaged weights, progress.
+
+May use: torch, tqdm, losses, scores.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm.auto import trange
+
+from .domains.checks import SolverError, trusted
+from .losses import DenoisingScoreMatching
+from .scores import ScoreModel
+
+__all__ = ["Recipe", "train"]
+
+_REPORT = 50  # steps between two entries of the loss curve
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes:
+        steps: gradient steps.
+        batch_size: points in each.
+        learning_rate: of Adam, at its peak; warmed up over the first steps and annealed to zero by a cosine.
+        average: share of the run over which the exponential average of the weights reaches back.
+        clip: largest norm of the gradient.
+    """
+
+    steps: int = 5000
+    batch_size: int = 512
+    learning_rate: float = 2e-3
+    average: float = 0.02
+    clip: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained with."""
+        for name in ("steps", "batch_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be positive, not {self.learning_rate!r}")
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step, as a share of the peak."""
+        warm = min(1.0, (step + 1) / max(1, min(200, self.steps // 10)))
+        return warm * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+
+
+def train(
+    model: ScoreModel,
+    loss: DenoisingScoreMatching,
+    x: Tensor,
+    recipe: Recipe,
+    *,
+    generator: Generator,
+    condition: Tensor | None = None,
+    progress: bool = True,
+    history: list[tuple[int, float]] | None = None,
+) -> None:
+    """Train a score model in place; it ends with the averaged weights.
+
+    Args:
+        model: the score model.
+        loss: called as ``loss(model, x0, generator=generator)``.
+        x: data inside the domain ``[n, *event_shape]``, on the model's device. Checked here once.
+        recipe: see :class:`Recipe`.
+        generator: source of the batches and the noise, on the data's device.
+        condition: one row ``[n, k]`` for each point, or None.
+        progress: show a progress bar.
+        history: filled with (step, mean loss since the last entry).
+
+    Raises:
+        SolverError: the loss is no longer finite.
+        KeyboardInterrupt: as pressed; the averaged weights reached so far are in the model.
+    """
+    loss.sde.check_data("x", x)
+    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(_decay(recipe)))
+    optimiser = torch.optim.Adam(
+        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, recipe.rate)
+    recent: list[Tensor] = []
+    bar = trange(recipe.steps, disable=not progress, desc="training", mininterval=0.5)
+    try:
+        with trusted(), bar:
+            for step in bar:
+                rows = torch.randint(len(x), (recipe.batch_size,), generator=generator, device=x.device)
+                extra = {} if condition is None else {"condition": condition[rows]}
+                value = loss(model, x[rows], generator=generator, **extra).mean()
+                optimiser.zero_grad(set_to_none=True)
+                value.backward()
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+                optimiser.step()
+                schedule.step()
+                average.update_parameters(model)
+                recent.append(value.detach())
+                if len(recent) == _REPORT or step + 1 == recipe.steps:
+                    mean = float(torch.stack(recent).mean())
+                    recent.clear()
+                    if not math.isfinite(mean):
+                        raise SolverError(f"the loss is {mean} near step {step + 1}: lower learning_rate "
+                                          f"(now {recipe.learning_rate:g})")
+                    bar.set_postfix(loss=f"{mean:.4f}")
+                    if history is not None:
+                        history.append((step + 1, mean))
+    finally:
+        if int(average.n_averaged):
+            model.load_state_dict(average.module.state_dict())
+
+
+def _decay(recipe: Recipe) -> float:
+    """Decay of the exponential average: it reaches back over a share of the run."""
+    return 1 - 1 / max(2.0, recipe.average * recipe.steps)
