@@ -1,7 +1,7 @@
 """Diffusion models whose samples never leave their domain.
 
-A domain is geometry; a reflected SDE noises data inside it; a score network learns to reverse that; samplers work over
-any domain. Start with :class:`ReflectedDiffusion`.
+A domain is geometry; a reflected SDE noises data inside it; a score network learns to reverse that; samplers
+work over any domain. Start with :class:`ReflectedDiffusion`.
 """
 
 from .domains import Ball, Domain, DomainError, Euclidean, Hypercube, ShapeError, Simplex, SolverError
@@ -22,8 +22,8 @@ __all__ = [
     "DenoisingScoreMatching",
     "Domain",
     "DomainError",
-    "EulerMaruyama",
     "Euclidean",
+    "EulerMaruyama",
     "GeometricSchedule",
     "Hypercube",
     "PredictorCorrector",

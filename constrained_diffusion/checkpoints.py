@@ -1,8 +1,8 @@
 """Saving so that nothing is ever lost: weights in safetensors, everything else in JSON, each write atomic.
 
-A run is a folder with ``config.json`` and a weights file named by its own SHA-256. The configuration names the weights it
-belongs to, and is replaced last, in one rename: a crash, a full disk or a kill at any moment leaves either the old run
-or the new one. May use: the standard library, torch, safetensors.
+A run is a folder with ``config.json`` and a weights file named by its own SHA-256. The configuration names
+the weights it belongs to, and is replaced last, in one rename: a crash, a full disk or a kill at any moment
+leaves either the old run or the new one. May use: the standard library, torch, safetensors.
 """
 
 from __future__ import annotations
@@ -35,11 +35,10 @@ def write_atomic(path: str | Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        Path(temporary).unlink(missing_ok=True)
         raise
     _sync_folder(path.parent)
 

@@ -34,8 +34,8 @@ def to_tensor(
         device: where to put them; a tensor stays where it is by default.
 
     Returns:
-        The data as a float32 tensor, and a function that turns samples into the kind, dtype and device of ``x``,
-        inside the domain in that dtype too.
+        The data as a float32 tensor, and a function that turns samples into the kind, dtype and device of
+        ``x``, inside the domain in that dtype too.
 
     Raises:
         TypeError: not an array of real numbers.
@@ -53,7 +53,9 @@ def to_tensor(
     wide = original.double()
     check_tensor(name, wide, domain.event_shape)
     if wide.ndim != len(domain.event_shape) + 1:
-        raise ShapeError(f"{name} has shape {list(wide.shape)}; expected [n, {', '.join(map(str, domain.event_shape))}]")
+        raise ShapeError(
+            f"{name} has shape {list(wide.shape)}; expected [n, {', '.join(map(str, domain.event_shape))}]"
+        )
     if wide.numel() == 0:
         raise ValueError(f"{name} is empty: shape {list(wide.shape)}")
     _check_rows(name, wide, domain, original.dtype)
@@ -79,8 +81,9 @@ def _check_rows(name: str, wide: Tensor, domain: Domain, dtype: torch.dtype) -> 
 def choose_sigma_min(domain: Domain, x: Tensor) -> float:
     """Noise that is too small to be seen in the data.
 
-    A tenth of the typical distance between neighbours (each in its own coordinate: divided by sqrt(dim)), or of the
-    distance from the wall that one point in fifty falls short of, where that is less; at least 1e-4 inradii.
+    A tenth of the typical distance between neighbours (each in its own coordinate: divided by sqrt(dim)), or
+    of the distance from the wall that one point in fifty falls short of, where that is less; at least 1e-4
+    inradii.
 
     Args:
         domain: where the data lie.

@@ -1,7 +1,8 @@
 r"""Losses that teach a score.
 
-Denoising score matching (Vincent 2011; on domains with walls Lou & Ermon 2023, arXiv 2304.04740): noise x0 to x, and regress the
-score at x on the denoising target u, whose conditional expectation given x is the score of the noised data.
+Denoising score matching (Vincent 2011; on domains with walls Lou & Ermon 2023, arXiv 2304.04740): noise x0 to x, and
+regress the score at x on the denoising target u, whose conditional expectation given x is the score of the noised
+data.
 
 May use: torch, the SDE.
 """
@@ -23,16 +24,17 @@ _FLOOR = 0.1  # share of uniform times beside importance sampling, so that no we
 
 
 class DenoisingScoreMatching:
-    r"""Monte Carlo estimate of :math:`\frac12 \int_0^1 \lambda(t)\, E |s(x_t, t) - u|^2 dt`, one time per sample.
+    r"""Monte Carlo estimate of :math:`\frac12 \int_0^1 \lambda(t)\, E |s(x_t, t) - u|^2 dt`: one time per sample.
 
     Args:
         sde: the forward process.
         weighting: ``"likelihood"``: lambda = g^2, with which the loss is, up to a constant, a bound on the
-            negative log-likelihood in nats (Song et al. 2021, arXiv 2101.09258). ``"fidelity"``: lambda = 2 / E|u|^2
-            (for uniform data), so that each noise level's relative error counts alike; on R^d that is lambda
-            proportional to sigma^2.
-        time_sampling: ``"importance"`` draws times in proportion to lambda E|u|^2, nine in ten of them, and the others
-            uniformly, and divides by that density; ``"uniform"`` draws them uniformly. Both estimate the same integral.
+            negative log-likelihood in nats (Song et al. 2021, arXiv 2101.09258). ``"fidelity"``: lambda = 2 /
+            E|u|^2 (for uniform data), so that each noise level's relative error counts alike; on R^d that is
+            lambda proportional to sigma^2.
+        time_sampling: ``"importance"`` draws times in proportion to lambda E|u|^2, nine in ten of them, and
+            the others uniformly, and divides by that density; ``"uniform"`` draws them uniformly. Both
+            estimate the same integral.
     """
 
     def __init__(
@@ -72,9 +74,7 @@ class DenoisingScoreMatching:
         t = edges[cell] + (u - cdf[cell]) / density[cell]
         return t.clamp(0, 1), density[cell]
 
-    def __call__(
-        self, score: Score, x0: Tensor, *, generator: Generator | None = None, **condition: Tensor
-    ) -> Tensor:
+    def __call__(self, score: Score, x0: Tensor, *, generator: Generator | None = None, **condition: Tensor) -> Tensor:
         """Loss of each sample.
 
         Args:

@@ -223,9 +223,7 @@ def _cloud(name: str, points: Points) -> Tensor:
     """One cloud as float64 ``[n, d]``."""
     cloud = _as_tensor(name, points).detach()
     if cloud.ndim == 0 or cloud.numel() == 0:
-        raise ShapeError(
-            f"{name} has shape {list(cloud.shape)}; expected [n, *event] with at least one point"
-        )
+        raise ShapeError(f"{name} has shape {list(cloud.shape)}; expected [n, *event] with at least one point")
     cloud = cloud.to(torch.float64).reshape(len(cloud), -1)
     _refuse_not_finite(name, cloud)
     return cloud
@@ -298,7 +296,5 @@ def _evenly(n: int, count: int) -> Tensor:
 def _mean_kernel(a: Tensor, b: Tensor, h: float) -> float:
     """Mean of exp(-|u - v|^2 / (2 h^2)) over all pairs, a block of rows at a time."""
     rows = max(1, _CHUNK // len(b))
-    total = sum(
-        float(torch.cdist(block, b).square_().mul_(-0.5 / h**2).exp_().sum()) for block in a.split(rows)
-    )
+    total = sum(float(torch.cdist(block, b).square_().mul_(-0.5 / h**2).exp_().sum()) for block in a.split(rows))
     return total / (len(a) * len(b))

@@ -99,7 +99,8 @@ class ReflectedDiffusion:
             progress: show a progress bar.
 
         Returns:
-            The model itself. After Ctrl-C the weights reached so far are in place and the interrupt is raised again.
+            The model itself. After Ctrl-C the weights reached so far are in place and the interrupt is raised
+            again.
 
         Raises:
             TypeError, ValueError: the data are not of a kind, shape or place that can be used.
@@ -118,8 +119,16 @@ class ReflectedDiffusion:
         self.sde_ = sde
         self.score_ = self._build(sde, 0 if rows is None else rows.shape[1]).to(data.device)
         self._generator = torch.Generator(device=data.device).manual_seed(self.seed)
-        train(self.score_, loss, data, recipe, generator=self._generator, condition=rows, progress=progress,
-              history=self.history_)
+        train(
+            self.score_,
+            loss,
+            data,
+            recipe,
+            generator=self._generator,
+            condition=rows,
+            progress=progress,
+            history=self.history_,
+        )
         return self
 
     def sample(
@@ -137,16 +146,18 @@ class ReflectedDiffusion:
 
         Args:
             n: how many.
-            condition: one vector for each ``[n, k]``, or one for all ``[k]``, if the model was fitted with one.
+            condition: one vector for each ``[n, k]``, or one for all ``[k]``, if the model was fitted with
+                one.
             steps: of the sampler.
-            seed: makes this call repeatable by itself; by default calls continue one stream, which ``fit`` starts
-                from the model's own seed.
+            seed: makes this call repeatable by itself; by default calls continue one stream, which ``fit``
+                starts from the model's own seed.
             sampler: called as ``sampler(sde, score, steps=steps)``.
             batch_size: points computed at a time.
             progress: show a progress bar.
 
         Returns:
-            ``[n, *event_shape]``, of the kind and dtype that ``fit`` was given, every point inside the domain.
+            ``[n, *event_shape]``, of the kind and dtype that ``fit`` was given, every point inside the
+            domain.
 
         Raises:
             RuntimeError: the model is not fitted.
@@ -202,7 +213,9 @@ class ReflectedDiffusion:
         if config.get("model") != cls.__name__:
             raise ValueError(f"{folder} holds a {config.get('model')!r}, not a {cls.__name__}")
         if config["network"] is None and network is None:
-            raise ValueError(f"{folder} was saved with a network of its own: pass the function that makes it as network=")
+            raise ValueError(
+                f"{folder} was saved with a network of its own: pass the function that makes it as network="
+            )
         model = cls(Domain.from_config(config["domain"]), network=network, device=device, **config["arguments"])
         model.sde_ = ReflectedSDE(model.domain, *config["sigma"])
         model.score_ = model._build(model.sde_, (config["network"] or {}).get("condition_dim", 0))
@@ -217,7 +230,7 @@ class ReflectedDiffusion:
         return model
 
     def _build(self, sde: ReflectedSDE, condition_dim: int) -> ScoreModel:
-        """A fresh score model, whose initial weights the seed decides, and the caller's random state does not change."""
+        """A fresh score model: the seed decides its weights, and the caller's random state stays as it is."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             if self.network is None:
@@ -231,7 +244,17 @@ class ReflectedDiffusion:
             raise RuntimeError(f"{self!r} is not fitted: call fit(x) first, or load a saved model")
 
 
-_SAVED = ("width", "depth", "sigma_min", "sigma_max", "weighting", "steps", "batch_size", "learning_rate", "seed")
+_SAVED = (
+    "width",
+    "depth",
+    "sigma_min",
+    "sigma_max",
+    "weighting",
+    "steps",
+    "batch_size",
+    "learning_rate",
+    "seed",
+)
 
 
 def _condition(name: str, value: Array | None, n: int, like: Tensor) -> Tensor | None:

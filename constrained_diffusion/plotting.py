@@ -289,9 +289,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150)
     unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
         with unfinished.open("xb") as file:
-            figure.savefig(
-                file, format=target.suffix[1:] or "png", dpi=dpi, bbox_inches="tight", facecolor="white"
-            )
+            figure.savefig(file, format=target.suffix[1:] or "png", dpi=dpi, bbox_inches="tight", facecolor="white")
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(target)

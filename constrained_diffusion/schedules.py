@@ -23,7 +23,7 @@ class Schedule(ABC):
         """Brownian standard deviation at times ``t``, of the same shape."""
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """The coefficient g(t) = sqrt(d sigma^2 / dt) of the noise, of the same shape; by automatic differentiation here."""
+        """The coefficient g(t) = sqrt(d sigma^2 / dt) of the noise, of the same shape; by autograd here."""
         with torch.enable_grad():
             leaf = t.detach().requires_grad_()
             (slope,) = torch.autograd.grad((self.sigma(leaf) ** 2).sum(), leaf)
@@ -31,7 +31,9 @@ class Schedule(ABC):
 
 
 class GeometricSchedule(Schedule):
-    """sigma(t) = sigma_min (sigma_max / sigma_min)^t: equal time for each octave of noise (Song et al. 2021, arXiv 2011.13456).
+    """sigma(t) = sigma_min (sigma_max / sigma_min)^t: equal time for each octave of noise.
+
+    Source: Song et al. 2021, arXiv 2011.13456.
 
     Args:
         sigma_min: noise at time 0, positive, in the units of the data.
@@ -74,18 +76,12 @@ class CustomSchedule(Schedule):
         grid = torch.linspace(0, 1, 257, dtype=torch.float64)
         values = function(grid)
         if values.shape != grid.shape or not bool(values.isfinite().all()):
-            raise ValueError(
-                "schedule must map a tensor of times to finite standard deviations of the same shape"
-            )
+            raise ValueError("schedule must map a tensor of times to finite standard deviations of the same shape")
         if not bool((values > 0).all()):
-            raise ValueError(
-                f"schedule must be positive on [0, 1]; its least value is {float(values.min()):g}"
-            )
+            raise ValueError(f"schedule must be positive on [0, 1]; its least value is {float(values.min()):g}")
         down = (values.diff() <= 0).nonzero()
         if len(down):
-            raise ValueError(
-                f"schedule must increase on [0, 1]; it does not at t = {float(grid[down[0, 0]]):.3f}"
-            )
+            raise ValueError(f"schedule must increase on [0, 1]; it does not at t = {float(grid[down[0, 0]]):.3f}")
         self.sigma_min, self.sigma_max = float(values[0]), float(values[-1])
 
     def sigma(self, t: Tensor) -> Tensor:

@@ -1,12 +1,11 @@
 """From a network to a score: scaled, tangent to the domain, and with no component across the wall.
 
-May use: torch, the SDE. A score is any callable ``score(x, t, **condition)`` with x ``[*batch, *event_shape]`` and
-t ``[*batch]`` that returns a tensor like x.
+May use: torch, the SDE. A score is any callable ``score(x, t, **condition)`` with x ``[*batch,
+*event_shape]`` and t ``[*batch]`` that returns a tensor like x.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from .domains.checks import ShapeError
@@ -18,10 +17,10 @@ __all__ = ["ScoreModel"]
 class ScoreModel(nn.Module):
     """A score made of a network.
 
-    The network answers ``network(x, log_sigma, **condition)`` with x ``[B, *event_shape]`` and log_sigma ``[B]``, in numbers of order
-    one. They are multiplied by the root mean square of the denoising target at that noise, made tangent
-    to the domain, and their normal component is let vanish within about sigma of the wall: the true score's does, and
-    the probability-flow ODE stays inside because of it.
+    The network answers ``network(x, log_sigma, **condition)`` with x ``[B, *event_shape]`` and log_sigma
+    ``[B]``, in numbers of order one. They are multiplied by the root mean square of the denoising target at
+    that noise, made tangent to the domain, and their normal component is let vanish within about sigma of the
+    wall: the true score's does, and the probability-flow ODE stays inside because of it.
 
     Args:
         network: any module with that call.
@@ -57,9 +56,7 @@ class ScoreModel(nn.Module):
         rows = {k: v.reshape(len(flat), *v.shape[len(batch) :]) for k, v in condition.items()}
         raw = self.network(flat, sigma.log(), **rows)
         if raw.shape != flat.shape:
-            raise ShapeError(
-                f"network returned shape {list(raw.shape)}; expected that of x, {list(flat.shape)}"
-            )
+            raise ShapeError(f"network returned shape {list(raw.shape)}; expected that of x, {list(flat.shape)}")
         scale = interpolate_rms(self.grid, self.log_rms, sigma)
         v = domain.tangent(flat, raw * scale.reshape(-1, *(1,) * len(domain.event_shape)))
         return domain.damp_normal(flat, v, sigma).reshape(x.shape)

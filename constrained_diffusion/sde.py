@@ -32,9 +32,9 @@ _TABLE_SIZE, _TABLE_POINTS = 32, 512
 def mixing_sigma(domain: Domain, distance: float = 1e-3) -> float:
     """Noise after which nothing is left of the data.
 
-    The kernel's chi-square distance to uniform is at most about 2 dim exp(-gap sigma^2): as many eigenfunctions as dimensions at
-    the spectral gap, each of squared size 2 at most (as in the corner of a cube). Half its root bounds the total
-    variation distance.
+    The kernel's chi-square distance to uniform is at most about 2 dim exp(-gap sigma^2): as many
+    eigenfunctions as dimensions at the spectral gap, each of squared size 2 at most (as in the corner of a
+    cube). Half its root bounds the total variation distance.
 
     Args:
         domain: of finite volume.
@@ -49,7 +49,7 @@ def mixing_sigma(domain: Domain, distance: float = 1e-3) -> float:
 
 
 def interpolate_rms(grid: Tensor, log_rms: Tensor, sigma: Tensor) -> Tensor:
-    """Read a table of log rms over an even ``grid`` of log sigma at ``sigma`` ``[*batch]``; constant beyond its ends."""
+    """Read a table of log rms, over an even grid of log sigma, at ``sigma`` ``[*batch]``; constant outside."""
     grid, log_rms = grid.to(sigma), log_rms.to(sigma)
     position = (sigma.log() - grid[0]) / (grid[-1] - grid[0]) * (len(grid) - 1)
     left = position.detach().floor().clamp(0, len(grid) - 2)
@@ -66,8 +66,8 @@ class ReflectedSDE:
         sigma_min: Brownian standard deviation at time 0, in the units of the domain.
         sigma_max: at time 1; by default where the domain's spectral gap says that the law is uniform
             to 1e-3 (:func:`mixing_sigma`).
-        schedule: a :class:`Schedule`, or a function of time; replaces ``sigma_min`` and ``sigma_max``. By default
-            geometric.
+        schedule: a :class:`Schedule`, or a function of time; replaces ``sigma_min`` and ``sigma_max``. By
+            default geometric.
     """
 
     def __init__(
@@ -117,9 +117,7 @@ class ReflectedSDE:
         g = self.diffusion(t)
         return self.drift(x, t) - self._expand(g) ** 2 * score(x, t, **condition)
 
-    def perturb(
-        self, x0: Tensor, t: Tensor | float, *, generator: Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def perturb(self, x0: Tensor, t: Tensor | float, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         """Noise data up to time ``t``.
 
         Args:
@@ -154,10 +152,10 @@ class ReflectedSDE:
         return self.domain.prior_log_prob(x, self.sigma_max)
 
     def target_rms(self, sigma: Tensor) -> Tensor:
-        """Root mean square, per dimension, of the denoising target at noise ``sigma`` ``[*batch]``, for uniform data.
+        """Root mean square, per dimension, of the denoising target at noise ``sigma`` ``[*batch]``.
 
-        Near 1/sigma at small noise; falls exponentially once the law is uniform. Interpolated in a table that is
-        simulated once, with a fixed seed.
+        For uniform data: near 1/sigma at small noise; falls exponentially once the law is uniform. Read from a table
+        that is simulated once, with a fixed seed.
         """
         return interpolate_rms(*self.target_rms_table, sigma)
 
@@ -165,14 +163,10 @@ class ReflectedSDE:
     def target_rms_table(self) -> tuple[Tensor, Tensor]:
         """Grid of log sigma, and the logarithm of the target's root mean square there."""
         generator = torch.Generator().manual_seed(0)
-        grid = torch.linspace(
-            math.log(self.sigma_min), math.log(self.sigma_max), _TABLE_SIZE, dtype=torch.float64
-        )
+        grid = torch.linspace(math.log(self.sigma_min), math.log(self.sigma_max), _TABLE_SIZE, dtype=torch.float64)
         values = []
         for log_sigma in grid:
-            x0 = self.domain.sample_prior(
-                _TABLE_POINTS, self.sigma_max, generator=generator, dtype=torch.float64
-            )
+            x0 = self.domain.sample_prior(_TABLE_POINTS, self.sigma_max, generator=generator, dtype=torch.float64)
             x, u = self.domain.diffuse(x0, math.exp(log_sigma), generator=generator)
             values.append((self.domain.inner(x, u, u).mean() / self.domain.dim).log() / 2)
         return grid, torch.stack(values)

@@ -84,9 +84,7 @@ def train(
     """
     loss.sde.check_data("x", x)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(_decay(recipe)))
-    optimiser = torch.optim.Adam(
-        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True
-    )
+    optimiser = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, recipe.rate)
     recent: list[Tensor] = []
     bar = trange(recipe.steps, disable=not progress, desc="training", mininterval=0.5)
@@ -107,8 +105,10 @@ def train(
                     mean = float(torch.stack(recent).mean())
                     recent.clear()
                     if not math.isfinite(mean):
-                        raise SolverError(f"the loss is {mean} near step {step + 1}: lower learning_rate "
-                                          f"(now {recipe.learning_rate:g})")
+                        raise SolverError(
+                            f"the loss is {mean} near step {step + 1}: lower learning_rate "
+                            f"(now {recipe.learning_rate:g})"
+                        )
                     bar.set_postfix(loss=f"{mean:.4f}")
                     if history is not None:
                         history.append((step + 1, mean))

@@ -21,9 +21,10 @@ _CLEAR = 6.5  # standard deviations from the wall at which it is never met (prob
 class Ball(Domain):
     """All x in R^d with ``|x| <= radius``.
 
-    The kernel is exact: an eigenfunction series at large sigma, an expansion around the Gaussian at small sigma
-    (:mod:`~constrained_diffusion.domains.ball_kernel`). It is sampled by specular paths with steps of 0.04 radii near the
-    wall, by the Gaussian itself away from it, and by the uniform law once that is reached.
+    The kernel is exact: an eigenfunction series at large sigma, an expansion around the Gaussian at small
+    sigma (:mod:`~constrained_diffusion.domains.ball_kernel`). It is sampled by specular paths with steps of
+    0.04 radii near the wall, by the Gaussian itself away from it, and by the uniform law once that is
+    reached.
 
     Args:
         d: dimension, at least 2.
@@ -51,7 +52,8 @@ class Ball(Domain):
     def contains(self, x: Tensor, atol: float = 0.0) -> Tensor:
         """Whether |x| <= radius, ``[*batch]``."""
         self._check(x=x)
-        return x.norm(dim=-1) <= self.radius + atol
+        inside: Tensor = x.norm(dim=-1) <= self.radius + atol
+        return inside
 
     def project(self, x: Tensor) -> Tensor:
         """Scale points outside to length ``radius``, less a few units of rounding."""
@@ -120,9 +122,7 @@ class Ball(Domain):
         """Score ``[*batch, d]``."""
         return self._kernel(x, x0, sigma)[1]
 
-    def sample_heat_kernel(
-        self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None
-    ) -> Tensor:
+    def sample_heat_kernel(self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None) -> Tensor:
         """Draws for each ``x0``; see the class for how."""
         x0, scale = self._check_noising(x0, sigma)
         start, s = x0.reshape(-1, self.d), scale.reshape(-1)

@@ -76,7 +76,7 @@ class Domain(ABC):
         self._check(x=x)
         if type(self).boundary is not Domain.boundary:
             return self.boundary(x)[0] >= -atol
-        gap = (x - self.project(x)).flatten(x.ndim - len(self.event_shape)).norm(dim=-1)
+        gap: Tensor = (x - self.project(x)).flatten(x.ndim - len(self.event_shape)).norm(dim=-1)
         return gap <= atol + 8 * torch.finfo(x.dtype).eps * self.magnitude
 
     def project(self, x: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class Domain(ABC):
         return probing.boundary_of_convex_set(self, x)
 
     def walls(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """All walls a short move may touch: distances ``[*batch, m]``, inward unit normals ``[*batch, m, *event_shape]``.
+        """Distances ``[*batch, m]`` and inward unit normals ``[*batch, m, *event_shape]`` of all walls in reach.
 
         The default gives the nearest wall alone (m = 1), which leaves an error near edges and corners.
         """
@@ -252,7 +252,7 @@ class Domain(ABC):
         return torch.where(inside, -self.log_volume, -math.inf).to(x.dtype)
 
     def heat_kernel_log_prob(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> Tensor:
-        """Log-density ``[*batch]`` at ``x`` of reflected Brownian motion started at ``x0``, after time ``sigma**2``.
+        """Log-density ``[*batch]`` of reflected Brownian motion, started at ``x0``, after time ``sigma**2``.
 
         Args:
             x: points inside, ``[*batch, *event_shape]``.
@@ -271,9 +271,7 @@ class Domain(ABC):
         """Gradient in ``x`` of :meth:`heat_kernel_log_prob`, a tangent vector ``[*batch, *event_shape]``."""
         raise self._no_kernel()
 
-    def sample_heat_kernel(
-        self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None
-    ) -> Tensor:
+    def sample_heat_kernel(self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None) -> Tensor:
         """Draw from the law whose density is :meth:`heat_kernel_log_prob`, one point for each ``x0``."""
         raise self._no_kernel()
 
@@ -302,7 +300,7 @@ class Domain(ABC):
     # ------------------------------------------------------------------ networks
 
     def features(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Coordinates of order one that a network can read, ``[*batch, k]``, at noise level ``sigma`` ``[*batch]``.
+        """Coordinates ``[*batch, k]`` of order one that a network can read, at noise level ``sigma`` ``[*batch]``.
 
         The default: coordinates scaled to [-1, 1], and the distance to the wall against ``sigma``.
         """

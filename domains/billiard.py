@@ -1,8 +1,8 @@
 """Specular moves between flat walls, by ray casting in the coordinates of the walls.
 
-May use: torch. A point is followed by its distances from all walls and its speeds towards them; a bounce off wall i
-changes the speeds by the i-th row of the walls' Gram matrix. A bounce costs O(walls + dimensions), and only
-points that are still moving are kept in the batch.
+May use: torch. A point is followed by its distances from all walls and its speeds towards them; a bounce off
+wall i changes the speeds by the i-th row of the walls' Gram matrix. A bounce costs O(walls + dimensions), and
+only points that are still moving are kept in the batch.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def check_alike(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
 def check_batch(name: str, shape: torch.Size, other_name: str, other: torch.Size) -> torch.Size:
     """Broadcast two batch shapes, or say which do not fit."""
     try:
-        return torch.broadcast_shapes(shape, other)
+        return torch.Size(torch.broadcast_shapes(shape, other))
     except RuntimeError:
         raise ShapeError(
             f"{name} has batch shape {list(shape)}, which does not broadcast with the batch shape "

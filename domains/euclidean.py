@@ -86,9 +86,7 @@ class Euclidean(Domain):
         x, x0, scale = self._check_pair(x, x0, sigma)
         return (x0 - x) / self._expand(scale) ** 2
 
-    def sample_heat_kernel(
-        self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None
-    ) -> Tensor:
+    def sample_heat_kernel(self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None) -> Tensor:
         """``x0 + sigma z``."""
         x0, scale = self._check_noising(x0, sigma)
         return x0 + self._expand(scale) * self.sample_noise(x0, generator=generator)

@@ -22,8 +22,8 @@ Bound = float | Sequence[float] | Tensor
 class Hypercube(Domain):
     """The box ``low <= x <= high``, elementwise.
 
-    The kernel is a product of interval kernels (:mod:`~constrained_diffusion.domains.interval`), sampled exactly by
-    folding a Gaussian.
+    The kernel is a product of interval kernels (:mod:`~constrained_diffusion.domains.interval`), sampled
+    exactly by folding a Gaussian.
 
     Args:
         shape: event shape, such as ``2`` or ``(3, 32, 32)``.
@@ -45,8 +45,9 @@ class Hypercube(Domain):
         sides = high64 - low64
         if not bool((sides > 0).all()):
             where = (sides <= 0).nonzero()[0].tolist()
-            raise ValueError(f"low must be below high; at index {where} low={low64[tuple(where)]:g}, "
-                             f"high={high64[tuple(where)]:g}")
+            raise ValueError(
+                f"low must be below high; at index {where} low={low64[tuple(where)]:g}, high={high64[tuple(where)]:g}"
+            )
         self.magnitude = float(torch.maximum(low64.abs(), high64.abs()).max())
         self.log_volume = float(sides.log().sum())
         self.spectral_gap = (math.pi / float(sides.max())) ** 2
@@ -76,7 +77,7 @@ class Hypercube(Domain):
         return interval.fold(x + displacement, *self._bounds(x))
 
     def boundary(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Signed distance ``[*batch]`` to the nearest face (outside: minus the distance to the box), and inward normal."""
+        """Signed distance ``[*batch]`` to the nearest face (outside: minus the distance to the box), inward normal."""
         self._check(x=x)
         low, high = self._bounds(x)
         flat = torch.minimum(x - low, high - x).flatten(x.ndim - len(self.event_shape))
@@ -131,15 +132,13 @@ class Hypercube(Domain):
         """Score ``[*batch, *event_shape]``: |sigma * score| is off by 1e-6 at most, 1e-5 in float32."""
         x, x0, scale = self._check_pair(x, x0, sigma)
         low, high = self._bounds(x)
-        whole = isinstance(low, Tensor) or isinstance(high, Tensor) or torch.compiler.is_compiling()
-        if whole or x.requires_grad or scale.requires_grad or x0.requires_grad:
-            return interval.score(x, x0, low, high, self._expand(scale))
-        flat = (x.reshape(-1, self.dim), x0.reshape(-1, self.dim))
-        return interval.score_by_rows(*flat, low, high, scale.reshape(-1)).reshape(x.shape)
+        by_rows = not (torch.compiler.is_compiling() or x.requires_grad or x0.requires_grad or scale.requires_grad)
+        if by_rows and isinstance(low, float) and isinstance(high, float):
+            flat = (x.reshape(-1, self.dim), x0.reshape(-1, self.dim))
+            return interval.score_by_rows(*flat, low, high, scale.reshape(-1)).reshape(x.shape)
+        return interval.score(x, x0, low, high, self._expand(scale))
 
-    def sample_heat_kernel(
-        self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None
-    ) -> Tensor:
+    def sample_heat_kernel(self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None) -> Tensor:
         """Exact draws: fold ``x0 + sigma z``."""
         x0, scale = self._check_noising(x0, sigma)
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)

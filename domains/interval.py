@@ -2,11 +2,13 @@ r"""The Neumann heat kernel of an interval, in closed form and exact in the tail
 
 May use: torch. Boxes, the two-part simplex and the cumulative simplex are built from it.
 
-On [0, L] with reflected Brownian motion of standard deviation sigma, two expansions of the same kernel are used:
+On [0, L] with reflected Brownian motion of standard deviation sigma, two expansions of the same kernel are
+used:
 
-* sigma < L/3: images. The direct path is always the shortest, so its Gaussian is factored out and what remains are three
-  exponentials w_1, w_2, w_3 in [0, 1]: the image in the lower wall, in the upper wall, and in both.
-* sigma >= L/3: the cosine series p = 1/L + (2/L) sum_k exp(-k^2 pi^2 sigma^2 / 2 L^2) cos(k pi x/L) cos(k pi x0/L), five terms.
+* sigma < L/3: images. The direct path is always the shortest, so its Gaussian is factored out and what remains are
+  three exponentials w_1, w_2, w_3 in [0, 1]: the image in the lower wall, in the upper wall, and in both.
+* sigma >= L/3: the cosine series, five terms,
+  p = 1/L + (2/L) sum_k exp(-k^2 pi^2 sigma^2 / 2 L^2) cos(k pi x/L) cos(k pi x0/L).
 
 Errors of sigma * score are below 1e-6 everywhere (derivation: method of images; Lou & Ermon 2023,
 arXiv 2304.04740, appendix, uses the same two sums without the factoring).
@@ -45,7 +47,7 @@ def score(x: Tensor, x0: Tensor, low: Tensor | float, high: Tensor | float, sigm
 
 
 def score_by_rows(x: Tensor, x0: Tensor, low: float, high: float, sigma: Tensor) -> Tensor:
-    """:func:`score` for ``x``, ``x0`` ``[B, D]`` and ``sigma`` ``[B]``: each row computes the one expansion it needs."""
+    """:func:`score` for ``x``, ``x0`` ``[B, D]``, ``sigma`` ``[B]``: each row computes the one expansion it needs."""
     length = high - low
     small = sigma < SWITCH * length
     count = int(small.sum())

@@ -10,8 +10,8 @@ behind (the part across the wall is lost; on a curved wall the rest is damped),
 
 .. math:: \sigma^2\, target = dB_N + P_N (dB_{N-1} + P_{N-1} (dB_{N-2} + \dots)),
 
-which is evaluated forwards, from the innermost bracket, while the path is simulated: nothing is stored, and every time
-the path passes through has its own target.
+which is evaluated forwards, from the innermost bracket, while the path is simulated: nothing is stored, and
+every time the path passes through has its own target.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def simulate(
 def _backward_step(
     domain: Domain, a: Tensor, b: Tensor, h: Tensor, total: Tensor, generator: Generator | None
 ) -> Tensor:
-    """dB + P total for the backward step from ``a`` to ``b`` of variance ``h`` ``[B]``."""
+    """DB + P total for the backward step from ``a`` to ``b`` of variance ``h`` ``[B]``."""
     alpha, normals = domain.walls(a)
     beta, _ = domain.walls(b)
     alpha, beta = alpha.clamp(min=0), beta.clamp(min=0)
@@ -88,10 +88,9 @@ def _backward_step(
     flat = normals[rows].flatten(2)  # [b, m, D]
     step, carried = (b - a)[rows].flatten(1), total[rows].flatten(1)
     hit, alpha, beta = touched[rows], alpha[rows], beta[rows]
-    across = lambda v: (flat @ v.unsqueeze(-1)).squeeze(-1)  # noqa: E731
     # Brownian motion up to its first touch of wall i moved exactly -alpha_i across it.
-    correction = _span(flat, hit, -alpha - across(step))
-    kept = carried - _span(flat, hit, across(carried))
+    correction = _span(flat, hit, -alpha - _across(flat, step))
+    kept = carried - _span(flat, hit, _across(flat, carried))
     if domain.curvature:
         c = alpha + beta
         local_time = (c**2 - 2 * h[rows] * u[rows].log()).sqrt() - c
@@ -99,8 +98,13 @@ def _backward_step(
     return out.index_copy(0, rows, (step + correction + kept).reshape(-1, *domain.event_shape))
 
 
+def _across(normals: Tensor, v: Tensor) -> Tensor:
+    """Components ``[b, m]`` of vectors ``[b, D]`` along the normals ``[b, m, D]``."""
+    return (normals @ v.unsqueeze(-1)).squeeze(-1)
+
+
 def _span(normals: Tensor, hit: Tensor, values: Tensor) -> Tensor:
-    """The shortest vector whose components along the normals ``[b, m, D]`` of the walls that were hit are ``values``."""
+    """The shortest vector with components ``values`` along those normals ``[b, m, D]`` whose walls were hit."""
     mask = hit.to(values.dtype)
     values = mask * values
     single = mask.sum(-1, keepdim=True) == 1

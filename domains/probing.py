@@ -1,7 +1,7 @@
 """What can be learnt of a set by asking for projections and membership alone.
 
-May use: torch. These are the defaults of :class:`~constrained_diffusion.domains.base.Domain` for a subclass that
-gives nothing more; each is exact in the limit it names and slower than a formula.
+May use: torch. These are the defaults of :class:`~constrained_diffusion.domains.base.Domain` for a subclass
+that gives nothing more; each is exact in the limit it names and slower than a formula.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _TURNS = 6  # of a probe towards the wall's own normal
 def boundary_of_convex_set(domain: Domain, x: Tensor) -> tuple[Tensor, Tensor]:
     """Signed distance ``[*batch]`` and inward normal ``[*batch, *event_shape]`` from projections.
 
-    A point far out along u projects to a point p of the wall with outward normal n, and the set lies behind the plane
-    through p. Walking out along n again, and so on, descends to a wall nearest from that side; the
+    A point far out along u projects to a point p of the wall with outward normal n, and the set lies behind
+    the plane through p. Walking out along n again, and so on, descends to a wall nearest from that side; the
     best of 2 D coordinate directions is taken. Exact outside, and for boxes and balls; an upper bound
     where the nearest wall is hidden from all starts.
     """

@@ -1,11 +1,11 @@
 r"""The probability simplex, in two metrics.
 
-``euclidean``: isotropic noise in the plane sum x = 1. Exact for two parts (an interval) and three (a triangle that tiles
-the plane); for more parts the regular simplex tiles no space, and noising follows simulated paths.
+``euclidean``: isotropic noise in the plane sum x = 1. Exact for two parts (an interval) and three (a triangle
+that tiles the plane); for more parts the regular simplex tiles no space, and noising follows simulated paths.
 
-``cumulative``: the partial sums c_k = x_1 + .. + x_k, k < n, are ordered numbers in [0, 1]: the cube modulo permutations. Noise
-is independent reflected noise of each c_k, sorted. Exact and simulation-free for any n; the order of the parts matters
-to the noise, not to the domain.
+``cumulative``: the partial sums c_k = x_1 + .. + x_k, k < n, are ordered numbers in [0, 1]: the cube modulo
+permutations. Noise is independent reflected noise of each c_k, sorted. Exact and simulation-free for any n; the order
+of the parts matters to the noise, not to the domain.
 
 May use: torch and the one-dimensional kernels.
 """
@@ -30,14 +30,14 @@ Metric = Literal["euclidean", "cumulative"]
 class Simplex(Domain):
     """All x with ``x >= 0`` and ``sum x = 1``: compositions of ``n`` parts, of dimension ``n - 1``.
 
-    Densities are against the surface measure of the simplex in R^n, whatever the metric: the uniform density is
-    (n-1)! / sqrt(n). (Densities against the first n - 1 parts, as for ``torch.distributions.Dirichlet``,
+    Densities are against the surface measure of the simplex in R^n, whatever the metric: the uniform density
+    is (n-1)! / sqrt(n). (Densities against the first n - 1 parts, as for ``torch.distributions.Dirichlet``,
     are sqrt(n) times larger.)
 
     Args:
         n: number of parts, at least 2.
-        metric: in which metric noise is isotropic: ``"euclidean"``, ``"cumulative"``, or None for the Euclidean one
-            where it is exact (n <= 3) and the cumulative one above.
+        metric: in which metric noise is isotropic: ``"euclidean"``, ``"cumulative"``, or None for the
+            Euclidean one where it is exact (n <= 3) and the cumulative one above.
     """
 
     def __init__(self, n: int, metric: Metric | None = None) -> None:
@@ -87,9 +87,10 @@ class Simplex(Domain):
         return torch.where(self.contains(x).unsqueeze(-1), x, cut / cut.sum(-1, keepdim=True))
 
     def reflect(self, x: Tensor, displacement: Tensor) -> Tensor:
-        """The specular move in the metric; exact for any displacement, but for the Euclidean metric with n > 3.
+        """The specular move in the metric.
 
-        There it bounces from facet to facet, and stops after 1,000 bounces.
+        Exact for any displacement, but for the Euclidean metric with n > 3: there it bounces from facet to facet, and
+        stops after 1,000 bounces.
         """
         x, displacement = self._check_move(x, displacement)
         displacement = self.tangent(x, displacement)
@@ -160,9 +161,7 @@ class Simplex(Domain):
         e = -torch.log1p(-u)
         return self._tidy(e / e.sum(-1, keepdim=True))
 
-    def sample_heat_kernel(
-        self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None
-    ) -> Tensor:
+    def sample_heat_kernel(self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None) -> Tensor:
         """Exact draws by folding (and, in the cumulative metric, sorting), where the metric allows it."""
         if not self._cumulative and self.n > 3:
             raise self._no_kernel()
@@ -174,8 +173,8 @@ class Simplex(Domain):
     ) -> tuple[Tensor, Tensor]:
         """Noise compositions; see :meth:`Domain.diffuse`.
 
-        In the cumulative metric the target is the score of the *unsorted* noised sums, in sorted order: its expectation
-        given (x0, x) is the kernel's score, at the cost of a sort, for any n.
+        In the cumulative metric the target is the score of the *unsorted* noised sums, in sorted order: its
+        expectation given (x0, x) is the kernel's score, at the cost of a sort, for any n.
         """
         if not self._cumulative:
             return super().diffuse(x0, sigma, generator=generator)

@@ -1,17 +1,18 @@
 r"""The Neumann heat kernel of the equilateral triangle, which is the Euclidean simplex of three parts.
 
-May use: torch. Reflections in the three sides of an equilateral triangle tile the plane with its copies (the affine
-Weyl group of type A2), so a Gaussian can be folded exactly, and the kernel is a sum over images or, by Poisson
-summation, over plane waves.
+May use: torch. Reflections in the three sides of an equilateral triangle tile the plane with its copies (the
+affine Weyl group of type A2), so a Gaussian can be folded exactly, and the kernel is a sum over images or, by
+Poisson summation, over plane waves.
 
-Points x are barycentric, x >= 0, sum 1, in the plane's own metric (side sqrt 2). Internally y is the sum-zero vector whose
-gaps y_1 - y_2, y_2 - y_3, 1 - y_1 + y_3 are x. There the group is all permutations and all integer
-translations q of sum zero, distances are those of x divided by sqrt 3, and with s = sigma / sqrt 3
+Points x are barycentric, x >= 0, sum 1, in the plane's own metric (side sqrt 2). Internally y is the sum-zero vector
+whose gaps y_1 - y_2, y_2 - y_3, 1 - y_1 + y_3 are x. There the group is all permutations and all integer translations
+q of sum zero, distances are those of x divided by sqrt 3, and with s = sigma / sqrt 3
 
 .. math:: p(y | y_0) = \sum_{w, q} N(y; w y_0 + q, s^2)
           = \frac{1}{\sqrt 3} \sum_{\lambda} e^{-2 \pi^2 |\lambda|^2 s^2} \sum_w \cos 2 \pi \lambda \cdot (y - w y_0)
 
-with lambda in the dual lattice. Sums run in float64: differences of squared distances would cancel in float32.
+with lambda in the dual lattice. Sums run in float64: differences of squared distances would cancel in
+float32.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def _nearby_images() -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _long_waves() -> tuple[Tensor, Tensor]:
-    """Dual lattice vectors ``[waves, 3]``, one of each pair +-lambda, and their squared lengths, that matter above it."""
+    """Dual lattice vectors ``[waves, 3]`` that matter above it, one of each pair, and their squared lengths."""
     kept = []
     for i, j in itertools.product(range(-12, 13), repeat=2):
         wave = (i * torch.tensor([2.0, -1.0, -1.0]).double() + j * torch.tensor([1.0, 1.0, -2.0]).double()) / 3

@@ -12,7 +12,6 @@ chapters 9 and 22.
 from __future__ import annotations
 
 import functools
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -158,7 +157,9 @@ def ball_log_prob_and_score(
         p, along, across = mpmath.mpf(d), mpmath.mpf(0), mpmath.mpf(0)
         for order, lam, norm in modes:
             nu = order + a
-            weight = mpmath.exp(-((lam * mpmath.mpf(sigma)) ** 2) / 2) * mpmath.besselj(nu, lam * r0) / norm / (r * r0) ** a
+            weight = (
+                mpmath.exp(-((lam * mpmath.mpf(sigma)) ** 2) / 2) * mpmath.besselj(nu, lam * r0) / norm / (r * r0) ** a
+            )
             bessel, above = mpmath.besselj(nu, lam * r), mpmath.besselj(nu + 1, lam * r)
             if d == 2:
                 angular, turn = (2 if order else 1) * ga[order], (2 * order * gb[order - 1] if order else 0)

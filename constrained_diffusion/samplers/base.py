@@ -29,8 +29,8 @@ class Samples:
     Attributes:
         x: samples ``[*shape, *event_shape]``, inside the domain.
         nfe: evaluations of the score for each sample.
-        trajectory: frames on the way, ``[frames, *shape, *event_shape]``, the first at ``times[0]`` = 1 (the prior)
-            and the last the samples; empty if none were asked for.
+        trajectory: frames on the way, ``[frames, *shape, *event_shape]``, the first at ``times[0]`` = 1 (the
+            prior) and the last the samples; empty if none were asked for.
         times: time of each frame, ``[frames]``.
     """
 
@@ -41,7 +41,7 @@ class Samples:
 
 
 class Sampler(ABC):
-    """Walks from time 1 to time 0 in ``steps`` steps, at equal steps of time, and removes the noise that is left.
+    """Walks from time 1 to time 0 at equal steps of time, and removes the noise that is left.
 
     Args:
         sde: the forward process to reverse.
@@ -57,7 +57,9 @@ class Sampler(ABC):
         self._nfe = 0
 
     @abstractmethod
-    def step(self, x: Tensor, t: Tensor, t_next: Tensor, *, generator: Generator | None, condition: Condition) -> Tensor:
+    def step(
+        self, x: Tensor, t: Tensor, t_next: Tensor, *, generator: Generator | None, condition: Condition
+    ) -> Tensor:
         """One step from time ``t`` down to ``t_next`` (scalar tensors), ``[*batch, *event_shape]``."""
 
     def times(self, like: Tensor) -> Tensor:
@@ -84,8 +86,8 @@ class Sampler(ABC):
             shape: batch shape, a number or a tuple.
             generator: source of randomness.
             condition: keyword tensors ``[*shape, ...]`` for the score.
-            latent: where to start at time 1, ``[*shape, *event_shape]``; by default drawn from the prior. It is not
-                modified.
+            latent: where to start at time 1, ``[*shape, *event_shape]``; by default drawn from the prior. It
+                is not modified.
             progress: show a progress bar.
             frames: how many evenly spaced frames of the way to keep; 0 keeps none.
             device: where to sample (the latent's, if there is one).
@@ -123,7 +125,9 @@ class Sampler(ABC):
         batch = x.shape[: x.ndim - len(self.sde.domain.event_shape)]
         s = self.score(x, t.expand(batch), **condition)
         if not bool(s.isfinite().all()):
-            raise ValueError(f"the score is not finite at t = {float(t):.3f}: was the model trained, and its data finite?")
+            raise ValueError(
+                f"the score is not finite at t = {float(t):.3f}: was the model trained, and its data finite?"
+            )
         return s
 
     def variance(self, t: Tensor, t_next: Tensor) -> Tensor:

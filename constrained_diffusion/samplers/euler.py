@@ -23,8 +23,8 @@ class EulerMaruyama(Sampler):
         score: its score.
         steps: number of steps; one evaluation each.
         denoise: end with a denoising step.
-        boundary: ``"reflect"``, or ``"project"``: the thresholding of other samplers, which leaves atoms on the
-            walls and is here to be compared with.
+        boundary: ``"reflect"``, or ``"project"``: the thresholding of other samplers, which leaves atoms on
+            the walls and is here to be compared with.
     """
 
     def __init__(
@@ -41,7 +41,9 @@ class EulerMaruyama(Sampler):
             raise ValueError(f'boundary must be "reflect" or "project", not {boundary!r}')
         self.boundary = boundary
 
-    def step(self, x: Tensor, t: Tensor, t_next: Tensor, *, generator: Generator | None, condition: Condition) -> Tensor:
+    def step(
+        self, x: Tensor, t: Tensor, t_next: Tensor, *, generator: Generator | None, condition: Condition
+    ) -> Tensor:
         """One reverse step; see the class."""
         domain, v = self.sde.domain, self.variance(t, t_next)
         move = v * self.evaluate(x, t, condition) + v.sqrt() * domain.sample_noise(x, generator=generator)

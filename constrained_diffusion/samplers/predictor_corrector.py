@@ -19,8 +19,8 @@ class PredictorCorrector(Sampler):
 
     The step size is e = 2 (snr sigma)^2 at noise level sigma: what Song et al. take from the norm of the score, for a
     score of its typical size 1/sigma in each dimension. It depends neither on the other samples
-    of the batch nor on the sample's own score: a step that is longer where the score is short has another stationary law
-    (its density is divided by e(x)), which shows in few dimensions.
+    of the batch nor on the sample's own score: a step that is longer where the score is short has another
+    stationary law (its density is divided by e(x)), which shows in few dimensions.
 
     Args:
         sde: the forward process to reverse.
@@ -48,7 +48,9 @@ class PredictorCorrector(Sampler):
             raise ValueError(f"snr must be positive, got {snr!r}")
         self.corrector_steps, self.snr = corrector_steps, snr
 
-    def step(self, x: Tensor, t: Tensor, t_next: Tensor, *, generator: Generator | None, condition: Condition) -> Tensor:
+    def step(
+        self, x: Tensor, t: Tensor, t_next: Tensor, *, generator: Generator | None, condition: Condition
+    ) -> Tensor:
         """A reverse step to ``t_next`` and the corrector there."""
         domain, v = self.sde.domain, self.variance(t, t_next)
         move = v * self.evaluate(x, t, condition) + v.sqrt() * domain.sample_noise(x, generator=generator)

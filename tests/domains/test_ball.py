@@ -168,9 +168,7 @@ def test_long_diffusion_is_uniform(d):
 @pytest.mark.parametrize(("distance", "sigma"), [(0.9, 0.1), (0.9, 0.4), (0.2, 0.05), (1.0, 0.2)])
 def test_target_satisfies_the_test_field_identities(d, distance, sigma):
     radius = 2.0
-    x, target = Ball(d, radius).diffuse(
-        start(d, radius, distance, 100_000), sigma * radius, generator=generator(11)
-    )
+    x, target = Ball(d, radius).diffuse(start(d, radius, distance, 100_000), sigma * radius, generator=generator(11))
     room = radius**2 - x.pow(2).sum(-1)
     turn = torch.zeros_like(x)
     turn[:, 0], turn[:, 1] = -x[:, 1], x[:, 0]
