@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -52,31 +52,36 @@ def film_strip(
     frames: Sequence[Points],
     titles: Sequence[str] | None = None,
     *,
-    outline: Points | None = None,
+    outline: Points | Sequence[Points] | None = None,
     columns: int | None = None,
     title: str | None = None,
     kind: Kind = "auto",
+    generated: Collection[int] = (),
 ) -> Figure:
     """A process in the plane, one panel a moment, each with its own colour scale.
 
     Args:
         frames: clouds ``[n, 2]``, in the order in which they are shown.
         titles: a line above each panel.
-        outline: corners ``[k, 2]`` of the domain, in order.
+        outline: corners ``[k, 2]`` of the domain, in order; or a list of them, one for each panel.
         columns: panels in a row; by default all of them.
         title: a line above the figure.
         kind: dots, a histogram, or ("auto") what suits the number of points.
+        generated: indices of the panels that show samples, drawn in their colour.
     """
     clouds = [_cloud(f"frames[{i}]", f, 2) for i, f in enumerate(frames)]
     if not clouds:
         raise ShapeError("frames is empty; expected at least one cloud [n, 2]")
-    edge = None if outline is None else _cloud("outline", outline, 2)
-    limits = _limits(clouds, edge)
+    each = outline if isinstance(outline, (list, tuple)) else [outline] * len(clouds)
+    if len(each) != len(clouds):
+        raise ShapeError(f"outline has {len(each)} entries; expected one, or {len(clouds)}, one a panel")
+    edges = [None if edge is None else _cloud("outline", edge, 2) for edge in each]
+    windows = [_limits([cloud], edge) for cloud, edge in zip(clouds, edges, strict=True)]
     names = _names("titles", titles, len(clouds))
-    figure, panels = _panels(len(clouds), columns or len(clouds), limits, 2.2, title)
-    for panel, cloud, name in zip(panels, clouds, names, strict=True):
-        _draw_cloud(panel, cloud, edge, limits, kind, DATA)
-        panel.set_title(name, fontsize=10, color=INK)
+    figure, panels = _panels(len(clouds), columns or len(clouds), windows[0], 2.2, title)
+    for i, (panel, cloud, edge, window) in enumerate(zip(panels, clouds, edges, windows, strict=True)):
+        _draw_cloud(panel, cloud, edge, window, kind, SAMPLES if i in generated else DATA)
+        panel.set_title(names[i], fontsize=10, color=INK)
     return figure
 
 

@@ -13,8 +13,10 @@ from .checks import trusted
 
 __all__ = ["Ball"]
 
-_STEP = 0.04  # radii: length of the simulated steps; the bias of the law is of the order of its square
-_MOST_STEPS = 128
+# Radii, times sqrt(d - 1): the simulated steps' length. Moments of the law were then within the noise of 100,000 paths,
+# 1e-3, of those of steps three times shorter (d = 2, 3, 10; sigma = 0.05 to 0.6); the bias falls with the square.
+_STEP = 0.12
+_MOST_STEPS = 48  # beyond sigma = 0.6 or so little is left of the start, so that longer steps do
 _CLEAR = 6.5  # standard deviations from the wall at which it is never met (probability 1e-10)
 
 
@@ -126,9 +128,9 @@ class Ball(Domain):
         """Draws for each ``x0``; see the class for how."""
         x0, scale = self._check_noising(x0, sigma)
         start, s = x0.reshape(-1, self.d), scale.reshape(-1)
-        steps = (s / (_STEP * self.radius)).square().ceil().clamp(8, _MOST_STEPS)
-        steps = torch.where(self.boundary(start)[0] > _CLEAR * s, 1, steps)
+        steps = (s * math.sqrt(self.d - 1) / (_STEP * self.radius)).square().ceil().clamp(4, _MOST_STEPS)
         forgotten = torch.exp(-self.spectral_gap * s**2 / 2) < 1e-6
+        steps = torch.where(forgotten | (self.boundary(start)[0] > _CLEAR * s), 1, steps)
         uniform = self.sample_uniform(len(start), generator=generator, device=x0.device, dtype=x0.dtype)
         order = steps.argsort(descending=True, stable=True)  # rows still moving stay in front
         x, h = start[order], (s / steps.sqrt())[order].unsqueeze(-1)

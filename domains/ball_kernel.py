@@ -39,6 +39,7 @@ _SERIES_REACH = 46.0  # (|x - x0| / sigma)^2 up to which the series keeps relati
 _TRUNCATION = 1e-15  # share of the trace of the heat semigroup that the left-out modes would add
 _IMAGE_REACH = 18.0  # alpha alpha0 / sigma^2 beyond which the wall changes nothing in float64
 _CENTRE = 1e-7  # points nearer the centre are moved to this radius, where the angle is well defined
+_CHUNK = 4096  # rows at a time, each of which takes a few hundred numbers
 
 _FIT_SIGMAS = (0.1, 0.115, 0.13, 0.15, 0.17)
 _SIGMA_UNIT = 0.17
@@ -378,7 +379,8 @@ def _correction(d: int, device: torch.device) -> Tensor:
     scale = matrix.square().mean(0).sqrt()
     matrix = matrix / scale
     normal = matrix.T @ matrix / len(matrix) + 1e-13 * torch.eye(len(scale), dtype=matrix.dtype)
-    return (torch.linalg.solve(normal, matrix.T @ target / len(matrix)) / scale).to(device)
+    coefficients: Tensor = torch.linalg.solve(normal, matrix.T @ target / len(matrix)) / scale
+    return coefficients.to(device)
 
 
 def _tail(A: Tensor, A0: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -454,15 +456,14 @@ def log_prob_and_score(x: Tensor, x0: Tensor, sigma: Tensor) -> tuple[Tensor, Te
     turn = e0 - e + u[:, None] * e  # r times the gradient of the cosine
 
     series = (sigma >= _SERIES_FROM) & (square < _SERIES_REACH)
-    rows = series.nonzero()[:, 0]
-    if len(rows):
+    for rows in series.nonzero()[:, 0].split(_CHUNK):
         p, along, across = _series(r[rows], r0[rows], u[rows], sigma[rows], d)
         series[rows] = good = p > 0  # false for large d only, where the terms may cancel to nothing
         rows, p, along, across = rows[good], p[good], along[good], across[good]
         log_p[rows] = p.log() - _log_sphere(d)
         score[rows] = (along / p)[:, None] * e[rows] + (across / (p * r[rows]))[:, None] * turn[rows]
-    rows = (~series & ((1 - r) * (1 - r0) < _IMAGE_REACH * sigma.square())).nonzero()[:, 0]
-    if len(rows):
+    near = ~series & ((1 - r) * (1 - r0) < _IMAGE_REACH * sigma.square())
+    for rows in near.nonzero()[:, 0].split(_CHUNK):
         factor, by_r, by_u = _wall_factor(r[rows], r0[rows], u[rows], sigma[rows], d)
         log_p[rows] += factor
         score[rows] += by_r[:, None] * e[rows] - by_u[:, None] * turn[rows]

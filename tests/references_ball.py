@@ -2,8 +2,9 @@
 
 Two evaluations of the eigenfunction series straight from Bessel functions, sharing no code with the library:
 `ball_log_prob_and_score` in mpmath to any number of digits, and `ball_log_prob_and_score_float64` in scipy, which
-reaches down to ``sigma = 0.01`` as long as the two points are within some six ``sigma`` of each other (the series
-has no relative precision beyond). `write_table` regenerates ``tests/data/ball_kernel_reference.json``.
+reaches down to ``sigma = 0.01`` as long as the two points are within some five ``sigma`` of each other (the
+series has no relative precision far beyond). `write_table` regenerates ``tests/data/ball_kernel_reference.json``:
+``python tests/references_ball.py``, some ten minutes.
 
 Source: Carslaw & Jaeger, *Conduction of Heat in Solids*, 2nd ed. 1959, chapter XIV; Abramowitz & Stegun 1964,
 chapters 9 and 22.
@@ -12,6 +13,7 @@ chapters 9 and 22.
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,7 +127,7 @@ def ball_log_prob_and_score(
 ) -> tuple[float, Array]:
     """Log density and score of reflected Brownian motion in the unit ball, by the full series in mpmath.
 
-    ``p = 1/|B| + sum_{l,k} exp(-lam^2 sigma^2/2) (r r0)^-a J_nu(lam r) J_nu(lam r0) / norm * angular_l(cos)`` with
+    ``p = 1/|B| + sum_{l,k} exp(-lam^2 sigma^2/2) (r r0)^-a J_nu(lam r) J_nu(lam r0)/norm angular_l(cos)`` with
     ``a = d/2 - 1``, ``nu = l + a``, ``lam J_nu'(lam) = a J_nu(lam)``.
 
     Args:
@@ -174,8 +176,11 @@ def ball_log_prob_and_score(
 
 
 def sample_points(d: int, sigma: float, count: int, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Pairs ``(x, x0)``, [count, d] each, that stress a kernel: starts near the centre, near the wall and on it;
-    ends a Gaussian step away, uniform in a ball of 5 sigma, or on the wall; all ends inside the ball."""
+    """Pairs ``(x, x0)``, [count, d] each, that stress a kernel.
+
+    Starts: near the centre, anywhere, near the wall, nearer, on it. Ends: a Gaussian step away or uniform in a ball
+    of 5 sigma, folded back at the wall, some of them on the wall.
+    """
     starts, ends = [], []
     while len(starts) < count:
         kind = rng.integers(5)
@@ -193,3 +198,20 @@ def sample_points(d: int, sigma: float, count: int, rng: np.random.Generator) ->
             starts.append(x0)
             ends.append(x)
     return np.array(ends), np.array(starts)
+
+
+def write_table(path: Path = TABLE, each: int = 5) -> None:
+    """Write ``each`` reference values for every d and sigma, as rows ``[d, sigma, x, x0, log p, score]``."""
+    rows = []
+    for d in (2, 3, 5, 10):
+        rng = np.random.default_rng(d)
+        for sigma in (1.5, 0.6, 0.3, 0.17, 0.1, 0.09, 0.05, 0.03, 0.02, 0.01):
+            for x, x0 in zip(*sample_points(d, sigma, each, rng), strict=True):
+                reference = ball_log_prob_and_score if sigma >= 0.1 else ball_log_prob_and_score_float64
+                log_p, score = reference(list(x), list(x0), sigma, d)
+                rows.append([d, sigma, x.tolist(), x0.tolist(), log_p, [float(f"{s:.12g}") for s in score]])
+    path.write_text("[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n")
+
+
+if __name__ == "__main__":
+    write_table()

@@ -13,6 +13,7 @@ from ..domains.checks import ShapeError
 __all__ = ["MLP"]
 
 _FREQUENCIES = 16  # of the embedding of log sigma
+_CONTEXT = 64  # units that carry noise level and condition to the blocks
 _SPAN = 8.0  # natural logarithms of sigma over which the slowest of them turns once
 
 
@@ -32,7 +33,7 @@ class MLP(nn.Module):
         x = domain.sample_prior(1, 1.0)
         inputs = domain.features(x, torch.ones(1)).shape[-1]
         self.enter = nn.Linear(inputs, width)
-        self.embed = nn.Sequential(nn.Linear(2 * _FREQUENCIES + 1 + condition_dim, width), nn.SiLU())
+        self.embed = nn.Sequential(nn.Linear(2 * _FREQUENCIES + 1 + condition_dim, _CONTEXT), nn.SiLU())
         self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
         self.leave = nn.Linear(width, domain.event_shape.numel())
         nn.init.zeros_(self.leave.weight)
@@ -70,7 +71,7 @@ class _Block(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
-        self.modulate = nn.Linear(width, 2 * width)
+        self.modulate = nn.Linear(_CONTEXT, 2 * width)
 
     def forward(self, h: Tensor, context: Tensor) -> Tensor:
         scale, shift = self.modulate(context).chunk(2, -1)

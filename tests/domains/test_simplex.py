@@ -15,6 +15,8 @@ METRICS = ["euclidean", "cumulative"]
 # sigma * score of the cumulative metric is a difference of two interval scores, each good to 1e-6
 TOLERANCE = {"euclidean": 1e-6, "cumulative": 2e-6}
 KERNEL = {"euclidean": ref.triangle_kernel, "cumulative": ref.cumulative_kernel}
+# both as fast as a default run can bear, and at the number of draws that shows a bias of one per cent
+draws = pytest.mark.parametrize("count", [20_000, pytest.param(100_000, marks=pytest.mark.slow)])
 FOLD = {"euclidean": ref.fold_triangle, "cumulative": ref.fold_cumulative}
 
 
@@ -114,7 +116,7 @@ def test_two_parts_are_an_interval(sigma):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("n", "metric"), [(2, None), (3, "euclidean"), (3, "cumulative"), (9, "cumulative")])
+@pytest.mark.parametrize(("n", "metric"), [(2, None), (3, "euclidean"), (3, "cumulative"), (7, "cumulative")])
 def test_finite_on_faces_and_corners_at_every_sigma(n, metric, dtype):
     corners, middle = torch.eye(n, dtype=dtype), torch.full((1, n), 1 / n, dtype=dtype)
     edge = torch.zeros(1, n, dtype=dtype)
@@ -123,7 +125,7 @@ def test_finite_on_faces_and_corners_at_every_sigma(n, metric, dtype):
     m = len(points)
     x, x0 = points.repeat_interleave(m, 0), points.repeat(m, 1)
     simplex = Simplex(n, metric)
-    for sigma in np.geomspace(1e-4, 50, 24).tolist():
+    for sigma in np.geomspace(1e-4, 50, 15).tolist():
         score, log_p = simplex.heat_kernel_score(x, x0, sigma), simplex.heat_kernel_log_prob(x, x0, sigma)
         assert score.dtype == log_p.dtype == dtype
         assert score.isfinite().all(), sigma
@@ -156,11 +158,13 @@ def test_without_a_closed_kernel_the_error_names_diffuse(n, metric):
 
 # ---- identities of the kernel
 @pytest.mark.parametrize("sigma", [0.08, 0.3, 0.334, 1.0])
-@pytest.mark.parametrize(("n", "order"), [(2, 200), (3, 100), (4, 36)])
+@pytest.mark.parametrize(("n", "order"), [(2, 200), (3, 100), (4, 24)])
 @pytest.mark.parametrize("metric", METRICS)
 def test_integrates_to_one(metric, n, order, sigma):
     if metric == "euclidean" and n > 3:
         pytest.skip("no closed kernel")
+    if n == 4 and sigma < 0.3:
+        pytest.skip("too narrow for the quadrature")
     nodes, weights = (torch.from_numpy(a) for a in ref.simplex_quadrature(n, order))
     for start in (np.eye(n)[0], np.arange(1, n + 1) / (n * (n + 1) / 2)):
         x0 = torch.from_numpy(start).expand_as(nodes)
@@ -189,7 +193,9 @@ def test_semigroup(metric, first, second):
         assert float((weights @ (p + q).exp()).log()) == pytest.approx(float(both), abs=5e-6)
 
 
-@pytest.mark.parametrize(("n", "metric"), [(2, "euclidean"), (3, "euclidean"), (3, "cumulative"), (6, "cumulative")])
+@pytest.mark.parametrize(
+    ("n", "metric"), [(2, "euclidean"), (3, "euclidean"), (3, "cumulative"), (6, "cumulative")]
+)
 @pytest.mark.parametrize("sigma", [1e-3, 0.05, 0.333, 0.334, 1.0])
 def test_score_is_tangent_and_has_no_slope_on_the_faces(n, metric, sigma):
     rng = np.random.default_rng(7)
@@ -206,7 +212,9 @@ def test_score_is_tangent_and_has_no_slope_on_the_faces(n, metric, sigma):
         assert float((score[:, face] / scale).abs().max()) <= TOLERANCE[metric]
 
 
-@pytest.mark.parametrize(("n", "metric"), [(2, "euclidean"), (3, "euclidean"), (3, "cumulative"), (5, "cumulative")])
+@pytest.mark.parametrize(
+    ("n", "metric"), [(2, "euclidean"), (3, "euclidean"), (3, "cumulative"), (5, "cumulative")]
+)
 @pytest.mark.parametrize("sigma", [0.05, 0.2, 0.5])
 def test_score_is_the_metric_gradient_of_log_prob(n, metric, sigma):
     rng = np.random.default_rng(8)
@@ -226,7 +234,9 @@ def test_score_is_the_metric_gradient_of_log_prob(n, metric, sigma):
 # ---- laws
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("how", ["sample_heat_kernel", "diffuse"])
-@pytest.mark.parametrize(("start", "sigma"), [([0.2, 0.7, 0.1], 0.15), ([0.0, 1.0, 0.0], 0.3), ([0.5, 0.5, 0.0], 0.6)])
+@pytest.mark.parametrize(
+    ("start", "sigma"), [([0.2, 0.7, 0.1], 0.15), ([0.0, 1.0, 0.0], 0.3), ([0.5, 0.5, 0.0], 0.6)]
+)
 def test_sampling_follows_the_density(metric, how, start, sigma):
     simplex = Simplex(3, metric)
     x = getattr(simplex, how)(rows(start, 20_000), sigma, generator=generator(11))
@@ -239,7 +249,9 @@ def test_sampling_follows_the_density(metric, how, start, sigma):
     assert stats.kstest(x[:, 0].numpy(), ref.first_part_cdf(density)).pvalue > ref.ALPHA
 
 
-@pytest.mark.parametrize(("n", "metric"), [(3, "euclidean"), (3, "cumulative"), (6, "cumulative"), (12, "cumulative")])
+@pytest.mark.parametrize(
+    ("n", "metric"), [(3, "euclidean"), (3, "cumulative"), (6, "cumulative"), (12, "cumulative")]
+)
 @pytest.mark.parametrize("sigma", [0.02, 0.2, 1.0])
 def test_diffuse_follows_a_plain_simulation(n, metric, sigma):
     start = np.zeros(n)
@@ -258,14 +270,14 @@ def test_diffuse_follows_a_plain_simulation(n, metric, sigma):
 def test_euclidean_diffuse_law_of_many_parts(n):
     # E f(X) to second order in sigma^2 far from the walls, and uniform at last
     simplex = Simplex(n, "euclidean")
-    x0, sigma = rows(np.full(n, 1 / n), 20_000), 0.02
+    x0, sigma = rows(np.full(n, 1 / n), 4_000), 0.02
     x = simplex.diffuse(x0, sigma, generator=generator(14))[0].numpy()
     assert np.abs(ref.z_scores(x - 1 / n)).max() < ref.LARGEST_Z
     covariance = sigma**2 * (np.eye(n) - 1 / n)
     products = (x - 1 / n)[:, :, None] * (x - 1 / n)[:, None, :]
     assert np.abs(ref.z_scores(products, covariance)).max() < ref.LARGEST_Z
-    corner = rows(np.eye(n)[0], 5_000)
-    x = simplex.diffuse(corner, 4.0, generator=generator(15))[0].numpy()
+    corner = rows(np.eye(n)[0], 1_000)
+    x = simplex.diffuse(corner, 1.5, generator=generator(15))[0].numpy()
     for part in range(n):
         assert stats.kstest(x[:, part], stats.beta(1, n - 1).cdf).pvalue > ref.ALPHA
 
@@ -275,28 +287,30 @@ def test_euclidean_diffuse_law_of_many_parts(n):
     ("start", "sigma"), [([0.9, 0.08, 0.02], 0.1), ([0.3, 0.3, 0.4], 0.05), ([0.0, 0.0, 1.0], 0.4)]
 )
 @pytest.mark.parametrize("metric", METRICS)
-def test_target_identities_and_regression(metric, start, sigma):
+@draws
+def test_target_identities_and_regression(metric, start, sigma, count):
     simplex = Simplex(3, metric)
-    x, target = simplex.diffuse(rows(start, 100_000), sigma, generator=generator(16))
+    x, target = simplex.diffuse(rows(start, count), sigma, generator=generator(16))
     assert float(target.sum(-1).abs().max()) <= 1e-9 / sigma
     residuals = ref.exchange_residuals(x.numpy(), covector(simplex, x, target))
     assert np.abs(ref.z_scores(residuals)).max() < ref.LARGEST_Z
-    score = simplex.heat_kernel_score(x, rows(start, 100_000), sigma)
+    score = simplex.heat_kernel_score(x, rows(start, count), sigma)
     assert abs(ref.z_scores(simplex.inner(x, target - score, score).numpy())) < ref.LARGEST_Z
     # no noisier than the target of an unfolded Gaussian
     assert float(simplex.inner(x, target, target).mean()) <= 2.05 / sigma**2
 
 
 @pytest.mark.parametrize(("n", "sigma"), [(4, 0.1), (9, 0.3), (12, 0.05)])
-def test_cumulative_target_identities_of_many_parts(n, sigma):
+@draws
+def test_cumulative_target_identities_of_many_parts(n, sigma, count):
     start = np.zeros(n)
     start[:3] = [0.9, 0.08, 0.02]
     simplex = Simplex(n, "cumulative")
-    x, target = simplex.diffuse(rows(start, 100_000), sigma, generator=generator(17))
+    x, target = simplex.diffuse(rows(start, count), sigma, generator=generator(17))
     residuals = ref.exchange_residuals(x.numpy(), covector(simplex, x, target))
     assert np.abs(ref.z_scores(residuals)).max() < ref.LARGEST_Z
     if n == 4:
-        score = simplex.heat_kernel_score(x, rows(start, 100_000), sigma)
+        score = simplex.heat_kernel_score(x, rows(start, count), sigma)
         assert abs(ref.z_scores(simplex.inner(x, target - score, score).numpy())) < ref.LARGEST_Z
 
 
@@ -319,7 +333,7 @@ PATH_CASES = [(5, 0.1, True), (5, 0.3, False), (10, 0.1, True), (10, 0.2, False)
 
 @pytest.mark.parametrize(("n", "sigma", "spread"), PATH_CASES)
 def test_path_target_identities(n, sigma, spread):
-    check_path_target(n, sigma, spread, 4_000 if n == 5 else 1_000, 18)
+    check_path_target(n, sigma, spread, 6_000 if n == 5 else 4_000, 18)
 
 
 @pytest.mark.slow

@@ -1,0 +1,29 @@
+"""Handwritten digits of 8 x 8 pixels: images are points of a cube, here of 64 dimensions.
+
+Train on half of the images, compare samples with the other half.
+
+    python examples/digits.py [--quick] [--out FOLDER]
+"""
+
+import torch
+from real_data import digits
+from report import halves, options, report
+
+from constrained_diffusion import Hypercube, ReflectedDiffusion
+from constrained_diffusion.plotting import compare_images, save_figure
+
+
+def main() -> None:
+    run = options(__doc__)
+    train, held_back = halves(torch.from_numpy(digits()))
+    model = ReflectedDiffusion(Hypercube((8, 8)), width=384, steps=run.steps(4000)).fit(train)
+    samples = model.sample(len(held_back), steps=run.sampler_steps())
+    note = report("digits", model.domain, samples, train, held_back)
+    at_rest = [100 * ((x < 1 / 255) | (x > 254 / 255)).double().mean() for x in (held_back, samples)]
+    print(f"  pixels that are black or white: {at_rest[0]:.1f} % in the data, {at_rest[1]:.1f} % in samples")
+    figure = compare_images(held_back[:64], samples[:64], columns=8, title=f"Digits: {note}")
+    run.finish(save_figure(figure, run.out / "digits.png"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""What every example script ends with: the command line's two options, and the figures that say how good the samples are."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from constrained_diffusion import Domain
+from constrained_diffusion.metrics import floor, mmd, sliced_wasserstein, violation
+
+_MOST = 3000  # points at most in each cloud that is compared
+
+
+@dataclass
+class Run:
+    """The options of a script, and a clock."""
+
+    quick: bool
+    out: Path
+    started: float = field(default_factory=time.monotonic)
+
+    def steps(self, full: int) -> int:
+        """Training steps: all of them, or few enough to see that the script works."""
+        return 40 if self.quick else full
+
+    def sampler_steps(self, full: int = 250) -> int:
+        return 20 if self.quick else full
+
+    def finish(self, path: Path) -> None:
+        print(f"picture: {path}    ({time.monotonic() - self.started:.0f} s in all)")
+
+
+def options(description: str) -> Run:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="a few steps only: shows that the script works")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures (default: out)")
+    given = parser.parse_args()
+    return Run(given.quick, given.out)
+
+
+def halves(data: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """A random half to train on and the other half, held back."""
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
+    return data[order[: len(data) // 2]], data[order[len(data) // 2 :]]
+
+
+def report(name: str, domain: Domain, samples: Tensor, train: Tensor, held_back: Tensor) -> str:
+    """Print distances of samples from held-back data beside their floor, and return a short form for a title.
+
+    The floor is the same distance between two random halves of the data of the same size as the
+    clouds that are compared: what a perfect model would reach.
+    """
+    n = min(len(samples), len(held_back), _MOST)
+    samples, held_back, data = samples[:n], held_back[:n], torch.cat([train, held_back])
+    size = min(n, len(data) // 2)
+    spread = torch.cdist(data[:_MOST].flatten(1), data[:_MOST].flatten(1))
+    width = float(spread[spread > 0].median())
+    distances = {"SWD": sliced_wasserstein, "MMD": lambda a, b: mmd(a, b, bandwidth=width)}
+    line = f"{name:22s} {n} samples   "
+    ratios = []
+    for label, distance in distances.items():
+        value, least = distance(samples, held_back), floor(distance, data, size=size, splits=20)
+        ratios.append(value / least)
+        line += f"{label} {value:.4f}  floor {least:.4f}  ratio {value / least:.2f}   "
+    outside = violation(domain, samples)
+    print(f"{line}outside {100 * outside:.1f} %")
+    return f"SWD {ratios[0]:.2f} times its floor, {100 * outside:.0f} % outside"
