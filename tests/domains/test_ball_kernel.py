@@ -173,6 +173,30 @@ def test_no_normal_derivative_at_the_wall(d):
     assert normal.max() < 2e-3
 
 
+@pytest.mark.parametrize("d", [2, 3, 10])
+def test_wall_factor_out_into_the_tails(d):
+    """Where the fit gives way to the large-deviation form: still one function and its gradient, flat at the wall."""
+    rng, sigma = np.random.default_rng(d), 0.05
+    depth0, w = 1.5 * rng.uniform(size=800), 9 * rng.uniform(size=800)
+    depth = np.where(np.arange(800) % 2, 1.5, 9.0) * rng.uniform(size=800)
+    r, r0 = 1 - sigma * depth, 1 - sigma * depth0
+    angle = np.arccos(1 - w * sigma / (2 * r * r0))
+    x, x0 = np.zeros((2, 800, d))
+    x[:, 0], x[:, 1], x0[:, 0] = r * np.cos(angle), r * np.sin(angle), r0
+    score = kernel(x, x0, sigma)[1]
+    h = 1e-7
+    for axis in (0, 1):
+        step = h * np.eye(d)[axis]
+        slope = (kernel(x + step, x0, sigma)[0] - kernel(x - step, x0, sigma)[0]) / (2 * h)
+        assert sigma * (slope - score[:, axis]).abs().max() < 1e-5
+    wall = x / np.linalg.norm(x, axis=1, keepdims=True)
+    score = kernel(wall * (1 - 1e-10), x0, sigma)[1]
+    normal = sigma * (score * torch.tensor(wall)).sum(1).abs()
+    free = torch.tensor((1 - (wall * x0).sum(1)) / sigma)  # what the Gaussian alone would have
+    assert (normal / (0.5 + free)).max() < 0.1
+    assert (normal / (0.5 + free))[torch.tensor(w > 6)].max() < 0.04
+
+
 @pytest.mark.parametrize("d", [2, 3, 5, 10, 30])
 def test_finite_everywhere(d):
     g = torch.Generator().manual_seed(d)

@@ -1,0 +1,247 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from constrained_diffusion import (
+    MLP,
+    Ball,
+    DomainError,
+    Euclidean,
+    EulerMaruyama,
+    Hypercube,
+    ReflectedDiffusion,
+    ShapeError,
+    Simplex,
+    SolverError,
+)
+from constrained_diffusion.metrics import floor, sliced_wasserstein, violation
+from constrained_diffusion.sde import ReflectedSDE
+
+QUICK = {"width": 16, "depth": 1, "steps": 5, "batch_size": 32}
+
+
+def quick(domain, **more):
+    return ReflectedDiffusion(domain, **{**QUICK, **more})
+
+
+def data(n=64, seed=0):
+    return torch.rand(n, 2, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return quick(Hypercube(2)).fit(data().double().numpy(), progress=False)
+
+
+# ---------------------------------------------------------------------- it learns
+
+
+def corners(domain, n, generator):
+    """Blobs of unequal weight near three spread-out points, one of them on the wall."""
+    centres = domain.sample_uniform(400, generator=generator, dtype=torch.float64)
+    first = centres[domain.boundary(centres)[0].argmin()]
+    second = centres[torch.cdist(centres.flatten(1), first.flatten()[None]).argmax()]
+    third = centres[domain.boundary(centres)[0].argmax()]
+    which = torch.multinomial(torch.tensor([0.5, 0.3, 0.2]), n, replacement=True, generator=generator)
+    x = torch.stack([first, second, third])[which]
+    return domain.reflect(x, 0.08 * domain.inradius * domain.sample_noise(x, generator=generator))
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [Hypercube(2), Hypercube(2, [-3.0, 0.0], [1.0, 7.0]), Simplex(3), Simplex(4), Simplex(4, "euclidean"), Ball(3)],
+    ids=str,
+)
+def test_end_to_end(domain):
+    """A short training comes near the data: its distance from held-back points, beside the floor and an untrained model."""
+    generator = torch.Generator().manual_seed(0)
+    x = corners(domain, 4000, generator)
+    train, held_back = x[:2000], x[2000:]
+    model = ReflectedDiffusion(domain, width=64, depth=2, steps=400, batch_size=256, sigma_min=0.03 * domain.inradius)
+    samples = model.fit(train, progress=False).sample(1000, steps=60)
+    assert violation(domain, samples) == 0
+    least = floor(sliced_wasserstein, x, size=1000)
+    uniform = domain.sample_uniform(1000, generator=generator, dtype=torch.float64)
+    distance = sliced_wasserstein(samples, held_back)
+    assert distance < 3.5 * least
+    assert distance < 0.25 * sliced_wasserstein(uniform, held_back)
+
+
+def test_euclidean_takes_its_noise_from_the_data():
+    x = 5 + 3 * torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
+    model = ReflectedDiffusion(Euclidean(2), width=64, depth=2, steps=300, batch_size=128).fit(x, progress=False)
+    y = model.sample(1000, steps=60)
+    assert torch.allclose(y.mean(0), x.mean(0), atol=1.0)
+    assert torch.allclose(y.std(0), x.std(0), rtol=0.3)
+
+
+def test_conditional():
+    generator = torch.Generator().manual_seed(0)
+    side = torch.randint(2, (2000, 1), generator=generator).float()
+    x = (0.2 + 0.6 * side + 0.03 * torch.randn(2000, 1, generator=generator)).clamp(0, 1)
+    model = ReflectedDiffusion(Hypercube(1), width=64, depth=1, steps=300, batch_size=256)
+    model.fit(x, condition=side, progress=False)
+    for c in (0.0, 1.0):
+        y = model.sample(200, condition=torch.tensor([c]), steps=50)
+        assert float((y - 0.2 - 0.6 * c).abs().median()) < 0.06
+    with pytest.raises(ValueError, match=r"condition has shape \[3, 1\]; expected \[200, k\]"):
+        model.sample(200, condition=np.zeros((3, 1)))
+    with pytest.raises(ShapeError, match="condition must have shape"):
+        model.sample(5)
+
+
+# ---------------------------------------------------------------------- kinds, seeds, files
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("domain", [Simplex(4), Ball(3, 2.0), Hypercube(2, 0.1, 0.3)], ids=str)
+def test_samples_are_of_the_kind_of_the_data_and_inside(domain, dtype):
+    x = domain.sample_uniform(50, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    for given in (x, x.numpy()):
+        y = quick(domain).fit(given, progress=False).sample(20, steps=5)
+        assert type(y) is type(given)
+        assert y.dtype == given.dtype
+        assert y.shape == (20, *domain.event_shape)
+        assert domain.contains(torch.as_tensor(y)).all()
+
+
+def test_integers_are_data_too():
+    y = quick(Hypercube(2, 0, 3)).fit(np.array([[0, 1], [2, 3]] * 10), progress=False).sample(4, steps=3)
+    assert y.dtype == np.float32
+
+
+def test_seeds_repeat_and_calls_continue():
+    one, two, other = (quick(Hypercube(2), seed=s).fit(data(), progress=False) for s in (3, 3, 4))
+    a, b = one.sample(10, steps=5), one.sample(10, steps=5)
+    assert torch.equal(a, two.sample(10, steps=5))
+    assert not torch.equal(a, b)
+    assert not torch.equal(a, other.sample(10, steps=5))
+    assert torch.equal(one.sample(10, steps=5, seed=9), two.sample(10, steps=5, seed=9))
+    assert one.history_ == two.history_
+
+
+def test_global_random_state_is_left_alone():
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    quick(Hypercube(2)).fit(data(), progress=False).sample(3, steps=3)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_chunks_and_other_samplers(fitted):
+    assert fitted.sample(25, steps=4, batch_size=10).shape == (25, 2)
+    assert fitted.sample(0, steps=4).shape == (0, 2)
+    assert fitted.sample(5, steps=4, sampler=EulerMaruyama).shape == (5, 2)
+
+
+def test_save_and_load_give_the_same_samples(fitted, tmp_path):
+    fitted.save(tmp_path / "run")
+    again = ReflectedDiffusion.load(tmp_path / "run")
+    assert again.domain == fitted.domain
+    assert again.history_ == fitted.history_
+    a, b = fitted.sample(10, steps=5, seed=1), again.sample(10, steps=5, seed=1)
+    assert a.dtype == b.dtype == np.float64
+    assert np.array_equal(a, b)
+    again.fit(data(), progress=False)  # and it can be trained anew
+
+
+def test_network_of_ones_own(tmp_path):
+    class Linear(nn.Module):
+        def __init__(self, domain):
+            super().__init__()
+            self.layer = nn.Linear(domain.dim + 1, domain.dim)
+
+        def forward(self, x, log_sigma):
+            return self.layer(torch.cat([x, log_sigma[:, None]], 1))
+
+    model = quick(Hypercube(2), network=Linear).fit(data(), progress=False)
+    model.save(tmp_path)
+    with pytest.raises(ValueError, match="network of its own"):
+        ReflectedDiffusion.load(tmp_path)
+    again = ReflectedDiffusion.load(tmp_path, network=Linear)
+    assert torch.equal(again.sample(5, steps=3, seed=0), model.sample(5, steps=3, seed=0))
+    with pytest.raises(ValueError, match="do not fit"):
+        ReflectedDiffusion.load(tmp_path, network=lambda d: MLP(d, 8, 1))
+
+
+def test_foreign_files_are_refused(fitted, tmp_path):
+    fitted.save(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps({**config, "model": "Other"}))
+    with pytest.raises(ValueError, match="holds a 'Other'"):
+        ReflectedDiffusion.load(tmp_path)
+    path.write_text(json.dumps({**config, "domain": {"domain": "Klein"}}))
+    with pytest.raises(ValueError, match="Klein"):
+        ReflectedDiffusion.load(tmp_path)
+
+
+# ---------------------------------------------------------------------- what goes wrong
+
+
+def test_interrupt_leaves_a_usable_model(monkeypatch):
+    calls = 0
+    real = ReflectedSDE.perturb
+
+    def stop(self, *args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(ReflectedSDE, "perturb", stop)
+    model = quick(Hypercube(2), steps=100)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(data(), progress=False)
+    assert model.sample(5, steps=3).shape == (5, 2)
+
+
+def test_divergence_is_reported():
+    with pytest.raises(SolverError, match="lower learning_rate"):
+        quick(Hypercube(2), learning_rate=1e30, steps=60).fit(data(), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        ([[0.5, 0.5]], TypeError, "numpy array or a torch.Tensor"),
+        (np.array([["a", "b"]]), TypeError, "real numbers"),
+        (np.array([[0.5, None]]), TypeError, "real numbers"),
+        (torch.zeros(3, 2, dtype=torch.complex64), TypeError, "real numbers"),
+        (np.zeros((0, 2)), ValueError, r"x is empty: shape \[0, 2\]"),
+        (np.zeros((4, 3)), ShapeError, r"x has shape \[4, 3\]; expected \[\*batch, 2\]"),
+        (np.zeros(2), ShapeError, r"x has shape \[2\]; expected \[n, 2\]"),
+        (np.zeros((3, 4, 2)), ShapeError, r"x has shape \[3, 4, 2\]; expected \[n, 2\]"),
+        (np.array([[0.5, 0.5], [0.5, 1.2]]), DomainError, r"x: at row 1 the point \[0.5, 1.2\] lies outside"),
+        (np.array([[0.5, 0.5], [0.1, np.nan]]), DomainError, r"x: at row 1 .* is not finite"),
+        (np.array([[np.inf, 0.5]]), DomainError, r"x: at row 0 .* is not finite"),
+    ],
+)
+def test_bad_data(x, error, message):
+    with pytest.raises(error, match=message):
+        quick(Hypercube(2)).fit(x, progress=False)
+
+
+def test_bad_arguments():
+    with pytest.raises(TypeError, match="domain must be a Domain"):
+        ReflectedDiffusion("square")
+    for name, value in [("steps", 0), ("batch_size", -1), ("learning_rate", 0.0), ("sigma_min", -1.0), ("weighting", "x")]:
+        with pytest.raises(ValueError, match=name):
+            quick(Hypercube(2), **{name: value}).fit(data(), progress=False)
+    with pytest.raises(RuntimeError, match="not fitted"):
+        quick(Hypercube(2)).sample(3)
+    with pytest.raises(RuntimeError, match="not fitted"):
+        quick(Hypercube(2)).save("nowhere")
+    with pytest.raises(ValueError, match="condition must be finite"):
+        quick(Hypercube(2)).fit(data(4), condition=np.full((4, 1), np.nan), progress=False)
+
+
+def test_rounding_in_single_precision_is_forgiven():
+    x = np.random.default_rng(0).dirichlet(np.ones(5), 100).astype(np.float32)
+    quick(Simplex(5)).fit(x, progress=False)
+    with pytest.raises(DomainError):
+        quick(Simplex(5)).fit(x.astype(np.float64) * 1.001, progress=False)
