@@ -5,7 +5,8 @@ May use: torch, numpy, domains.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +16,34 @@ from torch import Tensor
 from .domains import Domain
 from .domains.checks import DomainError, ShapeError, check_inside, check_tensor
 
-__all__ = ["Array", "choose_sigma_min", "to_tensor"]
+__all__ = ["Array", "Kind", "choose_sigma_min", "to_tensor"]
 
 Array = NDArray[np.floating] | Tensor
 
 _NEIGHBOURS = 4096  # points at most among which neighbours are looked for
 
 
-def to_tensor(
-    name: str, x: object, domain: Domain, *, device: torch.device | str | None = None
-) -> tuple[Tensor, Callable[[Tensor], Array]]:
+@dataclass(frozen=True)
+class Kind:
+    """What sort of array a user works with, so that samples come back as the same.
+
+    Attributes:
+        library: ``"numpy"`` or ``"torch"``.
+        dtype: name of its floating-point dtype, such as ``"float64"``.
+        device: of a tensor; arrays are on the CPU.
+    """
+
+    library: str = "numpy"
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    def restore(self, samples: Tensor, domain: Domain) -> Any:
+        """Bring samples to this kind; they are projected once more, to lie inside in its dtype too."""
+        inside = domain.project(samples.to(device=self.device, dtype=getattr(torch, self.dtype)))
+        return inside if self.library == "torch" else inside.numpy()
+
+
+def to_tensor(name: str, x: object, domain: Domain, *, device: torch.device | str | None = None) -> tuple[Tensor, Kind]:
     """Check data, and bring them to a float32 tensor.
 
     Args:
@@ -34,8 +53,7 @@ def to_tensor(
         device: where to put them; a tensor stays where it is by default.
 
     Returns:
-        The data as a float32 tensor, and a function that turns samples into the kind, dtype and device of
-        ``x``, inside the domain in that dtype too.
+        The data as a float32 tensor, and the kind of array they came as (integers count as float32).
 
     Raises:
         TypeError: not an array of real numbers.
@@ -61,12 +79,8 @@ def to_tensor(
     _check_rows(name, wide, domain, original.dtype)
     inside = domain.project(wide.to(device=device, dtype=torch.float32))
     dtype = original.dtype if original.is_floating_point() else torch.float32
-
-    def back(samples: Tensor) -> Array:
-        samples = domain.project(samples.to(device=original.device, dtype=dtype))
-        return samples if isinstance(x, Tensor) else samples.numpy()
-
-    return inside, back
+    library = "torch" if isinstance(x, Tensor) else "numpy"
+    return inside, Kind(library, str(dtype).removeprefix("torch."), str(original.device))
 
 
 def _check_rows(name: str, wide: Tensor, domain: Domain, dtype: torch.dtype) -> None:

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoints import load_run, save_run
-from .data import Array, choose_sigma_min, to_tensor
+from .data import Array, Kind, choose_sigma_min, to_tensor
 from .domains import Domain
 from .losses import DenoisingScoreMatching
 from .networks import MLP
 from .samplers import PredictorCorrector, Sampler
-from .schedules import GeometricSchedule
 from .scores import ScoreModel
 from .sde import ReflectedSDE
 from .training import Recipe, train
@@ -107,7 +106,7 @@ class ReflectedDiffusion:
             SolverError: training diverged.
         """
         recipe = Recipe(self.steps, self.batch_size, self.learning_rate)
-        data, self._back = to_tensor("x", x, self.domain, device=self.device)
+        data, self._kind = to_tensor("x", x, self.domain, device=self.device)
         rows = _condition("condition", condition, len(data), data)
         least = choose_sigma_min(self.domain, data) if self.sigma_min is None else self.sigma_min
         most = self.sigma_max
@@ -175,18 +174,18 @@ class ReflectedDiffusion:
             extra = None if rows is None else {"condition": rows[part]}
             size = part.stop - part.start
             done.append(walk.sample(size, generator=generator, condition=extra, progress=progress, device=device).x)
-        return self._back(torch.cat(done))
+        return self._kind.restore(torch.cat(done), self.domain)
 
     def save(self, folder: str | Path) -> None:
         """Save the fitted model in a folder: ``config.json`` and safetensors; either all of it or nothing."""
         self._check_fitted()
-        schedule = self.sde_.schedule
         config = {
             "model": type(self).__name__,
             "domain": self.domain.config(),
             "arguments": {k: getattr(self, k) for k in _SAVED},
-            "sigma": [schedule.sigma_min, schedule.sigma_max] if isinstance(schedule, GeometricSchedule) else None,
+            "sigma": [self.sde_.sigma_min, self.sde_.sigma_max],
             "network": self.score_.network.config() if isinstance(self.score_.network, MLP) else None,
+            "kind": {"library": self._kind.library, "dtype": self._kind.dtype},
             "history": self.history_,
         }
         save_run(folder, config, dict(self.score_.state_dict()))
@@ -207,7 +206,7 @@ class ReflectedDiffusion:
             device: where to put it; the CPU by default.
 
         Returns:
-            The fitted model; it samples numpy arrays of float32.
+            The fitted model; it returns arrays of the kind it was fitted with, on the CPU.
         """
         config, tensors = load_run(folder)
         if config.get("model") != cls.__name__:
@@ -226,7 +225,7 @@ class ReflectedDiffusion:
         model.score_.to(device or "cpu")
         model.history_ = [tuple(entry) for entry in config["history"]]
         model._generator = torch.Generator(device=device or "cpu").manual_seed(model.seed)
-        model._back = lambda samples: model.domain.project(samples).cpu().numpy()
+        model._kind = Kind(**config["kind"])
         return model
 
     def _build(self, sde: ReflectedSDE, condition_dim: int) -> ScoreModel:

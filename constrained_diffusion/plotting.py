@@ -72,7 +72,8 @@ def film_strip(
     clouds = [_cloud(f"frames[{i}]", f, 2) for i, f in enumerate(frames)]
     if not clouds:
         raise ShapeError("frames is empty; expected at least one cloud [n, 2]")
-    each = outline if isinstance(outline, (list, tuple)) else [outline] * len(clouds)
+    one = outline if isinstance(outline, (Tensor, np.ndarray)) else None
+    each = [one] * len(clouds) if one is not None or outline is None else list(outline)
     if len(each) != len(clouds):
         raise ShapeError(f"outline has {len(each)} entries; expected one, or {len(clouds)}, one a panel")
     edges = [None if edge is None else _cloud("outline", edge, 2) for edge in each]

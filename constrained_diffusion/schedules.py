@@ -16,7 +16,15 @@ __all__ = ["CustomSchedule", "GeometricSchedule", "Schedule"]
 
 
 class Schedule(ABC):
-    """An increasing sigma(t) > 0 on [0, 1]."""
+    """An increasing sigma(t) > 0 on [0, 1].
+
+    Attributes:
+        sigma_min: noise at time 0, in the units of the data.
+        sigma_max: noise at time 1.
+    """
+
+    sigma_min: float
+    sigma_max: float
 
     @abstractmethod
     def sigma(self, t: Tensor) -> Tensor:

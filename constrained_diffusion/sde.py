@@ -93,12 +93,12 @@ class ReflectedSDE:
     @property
     def sigma_min(self) -> float:
         """Noise at time 0."""
-        return float(self.schedule.sigma(torch.zeros((), dtype=torch.float64)))
+        return self.schedule.sigma_min
 
     @property
     def sigma_max(self) -> float:
         """Noise at time 1."""
-        return float(self.schedule.sigma(torch.ones((), dtype=torch.float64)))
+        return self.schedule.sigma_max
 
     def sigma(self, t: Tensor) -> Tensor:
         """Brownian standard deviation at times ``t`` ``[*batch]`` in [0, 1]."""

@@ -6,11 +6,11 @@ Train on half of the stars, compare samples with the other half.
 """
 
 import torch
-from real_data import stars_in_ball
 from report import halves, options, report
 
 from constrained_diffusion import Ball, ReflectedDiffusion
 from constrained_diffusion.plotting import ball_3d, save_figure
+from real_data import stars_in_ball
 
 PARSECS = 25
 

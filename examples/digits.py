@@ -6,11 +6,11 @@ Train on half of the images, compare samples with the other half.
 """
 
 import torch
-from real_data import digits
 from report import halves, options, report
 
 from constrained_diffusion import Hypercube, ReflectedDiffusion
 from constrained_diffusion.plotting import compare_images, save_figure
+from real_data import digits
 
 
 def main() -> None:

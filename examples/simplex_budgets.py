@@ -6,11 +6,11 @@ Train on half of the households, compare samples with the other half.
 """
 
 import torch
-from real_data import budget_shares
 from report import halves, options, report
 
 from constrained_diffusion import ReflectedDiffusion, Simplex
 from constrained_diffusion.plotting import parts_histograms, save_figure
+from real_data import budget_shares
 
 
 def main() -> None:

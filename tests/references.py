@@ -230,9 +230,7 @@ def difference_matrix(n: int) -> np.ndarray:
 
 def permanent_by_permutations(entries: list) -> mp.mpf:
     size = len(entries)
-    return mp.fsum(
-        mp.fprod(entries[i][order[i]] for i in range(size)) for order in itertools.permutations(range(size))
-    )
+    return mp.fsum(mp.fprod(entries[i][order[i]] for i in range(size)) for order in itertools.permutations(range(size)))
 
 
 def permanent(entries: list) -> mp.mpf:
@@ -358,9 +356,7 @@ def billiard_simplex(x: np.ndarray, displacement: np.ndarray, limit: int = 10_00
     raise RuntimeError("too many bounces")
 
 
-def billiard_ball(
-    x: np.ndarray, displacement: np.ndarray, radius: float = 1.0, limit: int = 10_000
-) -> np.ndarray:
+def billiard_ball(x: np.ndarray, displacement: np.ndarray, radius: float = 1.0, limit: int = 10_000) -> np.ndarray:
     """One specular path in a ball, wall by wall, in extended precision."""
     x, v = np.array(x, dtype=np.longdouble), np.array(displacement, dtype=np.longdouble)
     radius = np.longdouble(radius)
@@ -405,9 +401,7 @@ def simplex_quadrature(n: int, order: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack(parts, -1), mass * math.sqrt(n)
 
 
-def first_part_cdf(
-    density: Callable[[np.ndarray], np.ndarray], panels: int = 60, order: int = 40
-) -> Callable:
+def first_part_cdf(density: Callable[[np.ndarray], np.ndarray], panels: int = 60, order: int = 40) -> Callable:
     """Distribution function of the first part under a density on the 3-part simplex (surface measure)."""
     inner, inner_weight = unit_quadrature(order)
     nodes, weights = unit_quadrature(6)
@@ -468,9 +462,7 @@ def box_pairs(
     """The same in a box, [rows + 9, d]; exactly on its faces where the unit pair is."""
     low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
     columns = [interval_pairs(rng, rows, sigma / length) for length in high - low]
-    return tuple(
-        np.clip(low + (high - low) * np.stack([c[which] for c in columns], -1), low, high) for which in (0, 1)
-    )
+    return tuple(np.clip(low + (high - low) * np.stack([c[which] for c in columns], -1), low, high) for which in (0, 1))
 
 
 def simplex_points(rng: np.random.Generator, rows: int, n: int) -> np.ndarray:

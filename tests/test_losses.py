@@ -2,9 +2,17 @@ import math
 
 import pytest
 import torch
-from tests.mixtures import Atoms
 
-from constrained_diffusion import Ball, CustomSchedule, DenoisingScoreMatching, DomainError, Hypercube, ReflectedSDE, Simplex
+from constrained_diffusion import (
+    Ball,
+    CustomSchedule,
+    DenoisingScoreMatching,
+    DomainError,
+    Hypercube,
+    ReflectedSDE,
+    Simplex,
+)
+from tests.mixtures import Atoms
 
 N = 20_000
 
@@ -73,7 +81,9 @@ def test_fidelity_counts_each_noise_level_alike():
 
 def test_times_have_the_density_that_is_returned():
     loss = DenoisingScoreMatching(ReflectedSDE(Hypercube(1)), "likelihood")
-    t, density = loss.sample_times(torch.Size([50_000]), torch.empty(0).double(), generator=torch.Generator().manual_seed(0))
+    t, density = loss.sample_times(
+        torch.Size([50_000]), torch.empty(0).double(), generator=torch.Generator().manual_seed(0)
+    )
     assert float((1 / density).mean()) == pytest.approx(1.0, abs=0.01)  # int q / q dt
     assert float((t / density).mean()) == pytest.approx(0.5, abs=0.01)
     assert float(density.min()) >= 0.1
@@ -85,7 +95,9 @@ def test_importance_sampling_lowers_the_variance():
     sde = ReflectedSDE(Hypercube(1), 0.01)
     x0 = sde.domain.sample_uniform(N, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     spread = [
-        float(DenoisingScoreMatching(sde, "likelihood", how)(zero, x0, generator=torch.Generator().manual_seed(1)).std())
+        float(
+            DenoisingScoreMatching(sde, "likelihood", how)(zero, x0, generator=torch.Generator().manual_seed(1)).std()
+        )
         for how in ("importance", "uniform")
     ]
     assert spread[0] < 0.95 * spread[1]

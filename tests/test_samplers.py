@@ -3,7 +3,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from tests.mixtures import Atoms
 from scipy import stats
 
 from constrained_diffusion import (
@@ -15,6 +14,7 @@ from constrained_diffusion import (
     ReflectedSDE,
     Simplex,
 )
+from tests.mixtures import Atoms
 
 SAMPLERS = [EulerMaruyama, PredictorCorrector]
 
@@ -44,7 +44,9 @@ def test_exact_score_gives_the_law_at_the_least_noise(sampler):
     assert near == pytest.approx(float(cdf[399]), abs=0.015)
 
 
-@pytest.mark.parametrize("domain", [Simplex(3), Simplex(4), Ball(2), Ball(3, 2.0), Hypercube((2, 2), -1.0, 1.0)], ids=str)
+@pytest.mark.parametrize(
+    "domain", [Simplex(3), Simplex(4), Ball(2), Ball(3, 2.0), Hypercube((2, 2), -1.0, 1.0)], ids=str
+)
 def test_exact_score_finds_the_atoms_with_their_weights(domain):
     generator = torch.Generator().manual_seed(3)
     atoms = domain.sample_uniform(3, generator=generator, dtype=torch.float64)

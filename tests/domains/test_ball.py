@@ -169,9 +169,7 @@ def test_long_diffusion_is_uniform(d):
 @pytest.mark.parametrize("count", [10_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_target_satisfies_the_test_field_identities(d, distance, sigma, count):
     radius = 2.0
-    x, target = Ball(d, radius).diffuse(
-        start(d, radius, distance, count), sigma * radius, generator=generator(11)
-    )
+    x, target = Ball(d, radius).diffuse(start(d, radius, distance, count), sigma * radius, generator=generator(11))
     room = radius**2 - x.pow(2).sum(-1)
     turn = torch.zeros_like(x)
     turn[:, 0], turn[:, 1] = -x[:, 1], x[:, 0]

@@ -167,9 +167,7 @@ def test_project_finds_the_nearest_point(name, seed, scale):
     flat = (rest * moves).flatten(1).sum(-1)
     slack = 1e-10 * max(1.0, scale) ** 2
     nearest = float(flat.max()) <= slack
-    if (
-        not nearest and "cumulative" in name
-    ):  # nearest may also mean: in the metric, among points of the plane
+    if not nearest and "cumulative" in name:  # nearest may also mean: in the metric, among points of the plane
         rest = domain.tangent(p, y) - domain.tangent(p, p)
         nearest = float(domain.inner(p.expand_as(moves), rest.expand_as(moves), moves).max()) <= slack
     assert nearest
@@ -197,9 +195,7 @@ def test_contains(name, dtype):
 @bounded_domain
 def test_contains_has_a_tolerance_only_when_asked(name):
     domain = ALL[name]
-    far = domain.project(
-        1e3 * torch.randn(30, *domain.event_shape, dtype=torch.float64, generator=generator(8))
-    )
+    far = domain.project(1e3 * torch.randn(30, *domain.event_shape, dtype=torch.float64, generator=generator(8)))
     centre = domain.sample_uniform((4000,), generator=generator(9), dtype=torch.float64).mean(0)
     y = far + 1e-6 * (far - centre)
     assert not domain.contains(y).any()
@@ -221,9 +217,7 @@ def assert_uniform(domain: Domain, x: np.ndarray) -> None:
     d = x.shape[1]
     if isinstance(domain, Hypercube):
         config = domain.config()
-        low, high = (
-            np.broadcast_to(np.array(config[k]), domain.event_shape).ravel() for k in ("low", "high")
-        )
+        low, high = (np.broadcast_to(np.array(config[k]), domain.event_shape).ravel() for k in ("low", "high"))
         values, law = (x - low) / (high - low), stats.uniform()
     elif isinstance(domain, Simplex):
         values, law = x, stats.beta(1, d - 1)
@@ -284,9 +278,7 @@ def draw(domain: Domain, how: str, x0: torch.Tensor, seed: int | None) -> torch.
 @pytest.mark.parametrize("how", ["sample_uniform", "sample_noise", "sample_heat_kernel", "diffuse"])
 def test_seeds_repeat(name, how):
     domain, x0 = ALL[name], inside(name, 5)
-    if (name == "space" and how == "sample_uniform") or (
-        how == "sample_heat_kernel" and not domain.has_exact_kernel
-    ):
+    if (name == "space" and how == "sample_uniform") or (how == "sample_heat_kernel" and not domain.has_exact_kernel):
         pytest.skip("has none")
     before = torch.get_rng_state()
     assert torch.equal(draw(domain, how, x0, 1), draw(domain, how, x0, 1))

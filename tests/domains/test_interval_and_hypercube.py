@@ -228,9 +228,7 @@ def test_diffuse_target_satisfies_the_test_field_identity(sigma):
     angle = [(x[:, i] - low[i]) * math.pi / length[i] for i in range(2)]
     # phi = (sin(pi u) cos(pi v), sin(pi v) (1 + u)) has no flux through the walls
     phi = torch.stack([angle[0].sin() * angle[1].cos(), angle[1].sin() * (1 + x[:, 0])], -1)
-    div = math.pi / length[0] * angle[0].cos() * angle[1].cos() + math.pi / length[1] * angle[1].cos() * (
-        1 + x[:, 0]
-    )
+    div = math.pi / length[0] * angle[0].cos() * angle[1].cos() + math.pi / length[1] * angle[1].cos() * (1 + x[:, 0])
     assert abs(ref.z_scores(((target * phi).sum(-1) + div).numpy())) < ref.LARGEST_Z
     along = math.pi / length[0] * angle[0].cos()
     assert abs(ref.z_scores((target[:, 0] * angle[0].sin() + along).numpy())) < ref.LARGEST_Z

@@ -193,9 +193,7 @@ def test_semigroup(metric, first, second):
         assert float((weights @ (p + q).exp()).log()) == pytest.approx(float(both), abs=5e-6)
 
 
-@pytest.mark.parametrize(
-    ("n", "metric"), [(2, "euclidean"), (3, "euclidean"), (3, "cumulative"), (6, "cumulative")]
-)
+@pytest.mark.parametrize(("n", "metric"), [(2, "euclidean"), (3, "euclidean"), (3, "cumulative"), (6, "cumulative")])
 @pytest.mark.parametrize("sigma", [1e-3, 0.05, 0.333, 0.334, 1.0])
 def test_score_is_tangent_and_has_no_slope_on_the_faces(n, metric, sigma):
     rng = np.random.default_rng(7)
@@ -212,9 +210,7 @@ def test_score_is_tangent_and_has_no_slope_on_the_faces(n, metric, sigma):
         assert float((score[:, face] / scale).abs().max()) <= TOLERANCE[metric]
 
 
-@pytest.mark.parametrize(
-    ("n", "metric"), [(2, "euclidean"), (3, "euclidean"), (3, "cumulative"), (5, "cumulative")]
-)
+@pytest.mark.parametrize(("n", "metric"), [(2, "euclidean"), (3, "euclidean"), (3, "cumulative"), (5, "cumulative")])
 @pytest.mark.parametrize("sigma", [0.05, 0.2, 0.5])
 def test_score_is_the_metric_gradient_of_log_prob(n, metric, sigma):
     rng = np.random.default_rng(8)
@@ -234,9 +230,7 @@ def test_score_is_the_metric_gradient_of_log_prob(n, metric, sigma):
 # ---- laws
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("how", ["sample_heat_kernel", "diffuse"])
-@pytest.mark.parametrize(
-    ("start", "sigma"), [([0.2, 0.7, 0.1], 0.15), ([0.0, 1.0, 0.0], 0.3), ([0.5, 0.5, 0.0], 0.6)]
-)
+@pytest.mark.parametrize(("start", "sigma"), [([0.2, 0.7, 0.1], 0.15), ([0.0, 1.0, 0.0], 0.3), ([0.5, 0.5, 0.0], 0.6)])
 def test_sampling_follows_the_density(metric, how, start, sigma):
     simplex = Simplex(3, metric)
     x = getattr(simplex, how)(rows(start, 20_000), sigma, generator=generator(11))
@@ -249,9 +243,7 @@ def test_sampling_follows_the_density(metric, how, start, sigma):
     assert stats.kstest(x[:, 0].numpy(), ref.first_part_cdf(density)).pvalue > ref.ALPHA
 
 
-@pytest.mark.parametrize(
-    ("n", "metric"), [(3, "euclidean"), (3, "cumulative"), (6, "cumulative"), (12, "cumulative")]
-)
+@pytest.mark.parametrize(("n", "metric"), [(3, "euclidean"), (3, "cumulative"), (6, "cumulative"), (12, "cumulative")])
 @pytest.mark.parametrize("sigma", [0.02, 0.2, 1.0])
 def test_diffuse_follows_a_plain_simulation(n, metric, sigma):
     start = np.zeros(n)
