@@ -82,6 +82,7 @@ def train(
         SolverError: the loss is no longer finite.
         KeyboardInterrupt: as pressed; the averaged weights reached so far are in the model.
     """
+    model.train()
     loss.sde.check_data("x", x)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(_decay(recipe)))
     optimiser = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True)
@@ -113,6 +114,7 @@ def train(
                     if history is not None:
                         history.append((step + 1, mean))
     finally:
+        model.eval()
         if int(average.n_averaged):
             model.load_state_dict(average.module.state_dict())
 

@@ -168,4 +168,5 @@ def _bound(name: str, value: Bound, shape: torch.Size) -> Tensor | float:
         raise ShapeError(f"{name} must be a number or broadcast to shape {list(shape)}; got {value!r}") from None
     if not bool(tensor.isfinite().all()):
         raise ValueError(f"{name} must be finite; for unbounded data use Euclidean")
-    return float(tensor) if tensor.ndim == 0 else tensor
+    first = tensor.flatten()[0]
+    return float(first) if bool((tensor == first).all()) else tensor

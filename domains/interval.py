@@ -32,8 +32,8 @@ def log_prob(x: Tensor, x0: Tensor, low: Tensor | float, high: Tensor | float, s
     length = high - low
     a, b, a0, b0 = x - low, high - x, x0 - low, high - x0
     direct = -(((x - x0) / sigma) ** 2) / 2 - torch.log(sigma * math.sqrt(2 * math.pi))
-    w1, w2, w3 = _image_weights(a, b, a0, b0, length, sigma)
-    near = direct + torch.log1p(w1 + w2 + w3)
+    one, two, three = _image_exponents(a, b, a0, b0, length, sigma)
+    near = direct + torch.log1p(torch.exp(one) + torch.exp(two) + torch.exp(three))
     series, _ = _series(a, a0, length, sigma)
     far = torch.log(series / length)
     return torch.where(sigma < SWITCH * length, near, far)
@@ -79,24 +79,31 @@ def clip(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
     return x.clamp(low, high)
 
 
-def _image_weights(
+def _image_exponents(
     a: Tensor, b: Tensor, a0: Tensor, b0: Tensor, length: Tensor | float, sigma: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights of the three nearest images beside the direct path; products of distances, so no cancellation."""
+    """Log-weights of the three nearest images beside the direct path: products of distances, so no cancellation."""
     scale = -2 / sigma**2
-    w1 = torch.exp((scale * a * a0).clamp(min=_FLOOR))
-    w2 = torch.exp((scale * b * b0).clamp(min=_FLOOR))
     both = torch.minimum(a, a0) + torch.minimum(b, b0)  # length - |x - x0|, without its rounding error
-    w3 = torch.exp((scale * length * both).clamp(min=_FLOOR))
-    return w1, w2, w3
+    exponents = (scale * a * a0, scale * b * b0, scale * length * both)
+    one, two, three = (e.clamp(min=_FLOOR) for e in exponents)
+    return one, two, three
 
 
 def _score_by_images(
     a: Tensor, b: Tensor, a0: Tensor, b0: Tensor, d: Tensor, length: Tensor | float, sigma: Tensor
 ) -> Tensor:
-    w1, w2, w3 = _image_weights(a, b, a0, b0, length, sigma)
-    pull = a0 * w1 - b0 * w2 - length * torch.sign(d) * w3
-    return _zero_on_walls(-(d + 2 * pull / (1 + w1 + w2 + w3)) / sigma**2, a, b)
+    """-(d Z + 2 (a0 w1 - b0 w2 -+ L w3)) / (Z sigma^2), Z the sum of weights, arranged around w - 1.
+
+    Next to the lower wall w1 is nearly one and d + 2 a0 w1 / (1 + w1) would cancel; with a0 = a - d and b0 = b + d the numerator is
+    d (1 - w1 - w2 + w3) + 2 (a w1 - b w2 -+ L w3), whose first bracket is exact from expm1.
+    """
+    one, two, three = _image_exponents(a, b, a0, b0, length, sigma)
+    e1, e2, w3 = torch.expm1(one), torch.expm1(two), torch.exp(three)
+    bracket = w3 - ((1 + torch.minimum(e1, e2)) + torch.maximum(e1, e2))
+    w1, w2 = 1 + e1, 1 + e2
+    numerator = d * bracket + 2 * (a * w1 - b * w2 - length * torch.sign(d) * w3)
+    return _zero_on_walls(-numerator / ((1 + w1 + w2 + w3) * sigma**2), a, b)
 
 
 def _series(a: Tensor, a0: Tensor, length: Tensor | float, sigma: Tensor) -> tuple[Tensor, Tensor]:

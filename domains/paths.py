@@ -27,11 +27,13 @@ from .checks import trusted
 if TYPE_CHECKING:
     from .base import Domain
 
-_FEWEST_STEPS, _MOST_STEPS = 16, 128
+# Where facets meet at a corner the target's bias is of the order of the step's variance: with 16 steps from a start near a
+# vertex of the five-part simplex it was 2 %, with 64 steps 0.6 %.
+_FEWEST_STEPS, _MOST_STEPS = 64, 128
 
 
 def number_of_steps(domain: Domain, sigma: Tensor) -> int:
-    """Steps of at most a quarter of the inradius, between 16 and 128."""
+    """Steps of at most a quarter of the inradius, between 64 and 128."""
     if sigma.numel() == 0:
         return _FEWEST_STEPS
     wanted = (4 * float(sigma.max()) / domain.inradius) ** 2
@@ -65,7 +67,7 @@ def simulate(
             start = x
             x = domain.reflect(start, spread * domain.sample_noise(start, generator=generator))
             total = _backward_step(domain, x, start, h, total, generator)
-    target = total / (n * h).reshape(-1, *(1,) * k)
+    target = domain.tangent(x, total / (n * h).reshape(-1, *(1,) * k))
     return x.reshape(batch + domain.event_shape), target.reshape(batch + domain.event_shape)
 
 

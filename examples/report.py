@@ -1,4 +1,4 @@
-"""What every example script ends with: the command line's two options, and the figures that say how good the samples are."""
+"""What every example script shares: the command line's options, and figures that say how good the samples are."""
 
 from __future__ import annotations
 
@@ -52,21 +52,24 @@ def halves(data: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
 def report(name: str, domain: Domain, samples: Tensor, train: Tensor, held_back: Tensor) -> str:
     """Print distances of samples from held-back data beside their floor, and return a short form for a title.
 
-    The floor is the same distance between two random halves of the data of the same size as the
-    clouds that are compared: what a perfect model would reach.
+    The floor is the same distance between two random halves of the data (or clouds of the size that is
+    compared): what a perfect model would reach. Samples are compared in as many clouds of that size as there are.
     """
     n = min(len(samples), len(held_back), _MOST)
-    samples, held_back, data = samples[:n], held_back[:n], torch.cat([train, held_back])
+    clouds, held_back, data = samples.split(n)[: len(samples) // n], held_back[:n], torch.cat([train, held_back])
     size = min(n, len(data) // 2)
     spread = torch.cdist(data[:_MOST].flatten(1), data[:_MOST].flatten(1))
     width = float(spread[spread > 0].median())
-    distances = {"SWD": sliced_wasserstein, "MMD": lambda a, b: mmd(a, b, bandwidth=width)}
-    line = f"{name:22s} {n} samples   "
-    ratios = []
-    for label, distance in distances.items():
-        value, least = distance(samples, held_back), floor(distance, data, size=size, splits=20)
-        ratios.append(value / least)
-        line += f"{label} {value:.4f}  floor {least:.4f}  ratio {value / least:.2f}   "
-    outside = violation(domain, samples)
-    print(f"{line}outside {100 * outside:.1f} %")
-    return f"SWD {ratios[0]:.2f} times its floor, {100 * outside:.0f} % outside"
+    print(f"{name}: {len(clouds)} x {n} samples against {len(held_back)} held-back points")
+    note = ""
+    for label, distance in {
+        "sliced Wasserstein": sliced_wasserstein,
+        "MMD": lambda a, b: mmd(a, b, bandwidth=width),
+    }.items():
+        value = sum(distance(cloud, held_back) for cloud in clouds) / len(clouds)
+        least = floor(distance, data, size=size, splits=20)
+        print(f"  {label:20s} {value:.4f}   between two halves of the data {least:.4f}   ratio {value / least:.2f}")
+        note = note or f"SWD {value / least:.2f} times its floor"
+    outside = 100 * violation(domain, samples)
+    print(f"  outside the domain   {outside:.1f} %")
+    return f"{note}, {outside:.0f} % outside"

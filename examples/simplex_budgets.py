@@ -18,11 +18,12 @@ def main() -> None:
     shares, names = budget_shares()
     train, held_back = halves(torch.from_numpy(shares))
     model = ReflectedDiffusion(Simplex(6), width=128, steps=run.steps(4000)).fit(train)
-    samples = model.sample(len(held_back), steps=run.sampler_steps())
+    samples = model.sample(5 * len(held_back), steps=run.sampler_steps())
     note = report("household budgets", model.domain, samples, train, held_back)
     for name, part, sample in zip(names, held_back.T, samples.T, strict=True):
-        few = f"{100 * (part < 0.005).double().mean():5.1f} % of households, {100 * (sample < 0.005).double().mean():5.1f} %"
-        print(f"  {name:10s} mean {part.mean():.4f}, sampled {sample.mean():.4f};  below 0.005: {few} of samples")
+        none, drawn = (100 * float((x < 0.005).double().mean()) for x in (part, sample))
+        print(f"  {name:10s} mean {part.mean():.4f}, sampled {sample.mean():.4f};", end="  ")
+        print(f"below 0.005: {none:4.1f} % of households, {drawn:4.1f} % of samples")
     figure = parts_histograms(held_back, samples, names, title=f"Budget shares of households: {note}")
     run.finish(save_figure(figure, run.out / "simplex_budgets.png"))
 

@@ -45,7 +45,7 @@ def flat(domain: Domain, x: Tensor) -> Tensor:
 def main() -> None:
     run = options(__doc__)
     generator = torch.Generator().manual_seed(0)
-    around = torch.linspace(0, 2 * torch.pi, 181)[:, None]
+    around = torch.linspace(0, 2 * torch.pi, 1441)[:, None]
     circle = torch.cat([around.cos(), around.sin()], 1)
     square = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
     frames, titles, outlines, notes = [], [], [], []
@@ -58,14 +58,14 @@ def main() -> None:
         model = ReflectedDiffusion(domain, width=128, steps=run.steps(2500)).fit(train)
         sde = model.sde_
         walk = PredictorCorrector(sde, model.score_, steps=run.sampler_steps(150))
-        back = walk.sample(5000, generator=generator, frames=4)
+        back = walk.sample(6000, generator=generator, frames=4)
         notes.append(report(name, domain, back.x, train, held_back))
         moments = [train[:5000]] + [sde.perturb(train[:5000], t, generator=generator)[0] for t in FORWARD[1:]]
         frames += [flat(domain, x) for x in [*moments, back.trajectory[1], back.trajectory[2], back.x]]
-        titles += [name, *(f"noise {float(sde.sigma(torch.tensor(t))):.2f}" for t in FORWARD[1:])]
+        titles += [f"data: {name}", *(f"noise {float(sde.sigma(torch.tensor(t))):.2f}" for t in FORWARD[1:])]
         titles += [f"back, t = {float(t):.2f}" for t in back.times[1:3]] + [f"samples: {notes[-1].split(',')[0]}"]
         outlines += [outline] * 7
-    figure = film_strip(frames, titles, outline=outlines, columns=7, generated=[6, 13, 20])
+    figure = film_strip(frames, titles, outline=outlines, columns=7, generated=[6, 13, 20], kind="scatter")
     run.finish(save_figure(figure, run.out / "toy_2d.png"))
 
 

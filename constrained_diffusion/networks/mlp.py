@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,26 +26,30 @@ class MLP(nn.Module):
         width: hidden units.
         depth: residual blocks, of two layers each.
         condition_dim: length of a vector ``condition`` ``[B, condition_dim]``; 0 for none.
+        dropout: share of hidden units left out while training; more where data are few.
     """
 
-    def __init__(self, domain: Domain, width: int = 256, depth: int = 3, condition_dim: int = 0) -> None:
+    def __init__(
+        self, domain: Domain, width: int = 256, depth: int = 3, condition_dim: int = 0, dropout: float = 0.0
+    ) -> None:
         super().__init__()
-        self.domain, self.condition_dim = domain, condition_dim
+        self.domain, self.condition_dim, self.dropout = domain, condition_dim, dropout
         x = domain.sample_prior(1, 1.0)
         inputs = domain.features(x, torch.ones(1)).shape[-1]
         self.enter = nn.Linear(inputs, width)
         self.embed = nn.Sequential(nn.Linear(2 * _FREQUENCIES + 1 + condition_dim, _CONTEXT), nn.SiLU())
-        self.blocks = nn.ModuleList(_Block(width) for _ in range(depth))
+        self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(depth))
         self.leave = nn.Linear(width, domain.event_shape.numel())
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
 
-    def config(self) -> dict[str, int]:
+    def config(self) -> dict[str, Any]:
         """The constructor's arguments but the domain."""
         return {
             "width": self.enter.out_features,
             "depth": len(self.blocks),
             "condition_dim": self.condition_dim,
+            "dropout": self.dropout,
         }
 
     def forward(self, x: Tensor, log_sigma: Tensor, condition: Tensor | None = None) -> Tensor:
@@ -67,8 +72,9 @@ class MLP(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, dropout: float) -> None:
         super().__init__()
+        self.drop = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.first, self.second = nn.Linear(width, width), nn.Linear(width, width)
         self.modulate = nn.Linear(_CONTEXT, 2 * width)
@@ -76,5 +82,5 @@ class _Block(nn.Module):
     def forward(self, h: Tensor, context: Tensor) -> Tensor:
         scale, shift = self.modulate(context).chunk(2, -1)
         y = self.first(nn.functional.silu(self.norm(h) * (1 + scale) + shift))
-        out: Tensor = h + self.second(nn.functional.silu(y))
+        out: Tensor = h + self.second(self.drop(nn.functional.silu(y)))
         return out
