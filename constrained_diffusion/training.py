@@ -6,6 +6,7 @@ May use: torch, tqdm, losses, scores.
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -88,7 +89,7 @@ def train(
     optimiser = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, recipe.rate)
     recent: list[Tensor] = []
-    bar = trange(recipe.steps, disable=not progress, desc="training", mininterval=0.5)
+    bar = trange(recipe.steps, disable=not progress, desc="training", mininterval=progress_interval())
     try:
         with trusted(), bar:
             for step in bar:
@@ -110,13 +111,18 @@ def train(
                             f"the loss is {mean} near step {step + 1}: lower learning_rate "
                             f"(now {recipe.learning_rate:g})"
                         )
-                    bar.set_postfix(loss=f"{mean:.4f}")
+                    bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
                     if history is not None:
                         history.append((step + 1, mean))
     finally:
         model.eval()
         if int(average.n_averaged):
             model.load_state_dict(average.module.state_dict())
+
+
+def progress_interval() -> float:
+    """Seconds between two updates of a progress bar: seldom where it is not a terminal that shows it but a log."""
+    return 0.5 if sys.stderr.isatty() else 15.0
 
 
 def _decay(recipe: Recipe) -> float:

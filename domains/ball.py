@@ -46,7 +46,6 @@ class Ball(Domain):
         self.log_volume = d / 2 * math.log(math.pi) - math.lgamma(d / 2 + 1) + d * math.log(radius)
         self.inradius = self.magnitude = self.radius
         self.diameter = 2 * self.radius
-        self.curvature = 1 / self.radius
         self.spectral_gap = ball_kernel.spectral_gap(d) / self.radius**2
         corner = torch.full((d,), self.radius, dtype=torch.float64)
         self.bounding_box = (-corner, corner)
@@ -71,6 +70,10 @@ class Ball(Domain):
         pole = torch.zeros_like(x)
         pole[..., 0] = 1.0  # at the centre all directions are as good
         return self.radius - r.squeeze(-1), -torch.where(r > 0, x / torch.where(r > 0, r, 1.0), pole)
+
+    def curvature(self, x: Tensor) -> Tensor:
+        """1 / radius, ``[*batch, 1]``."""
+        return torch.full_like(x[..., :1], 1 / self.radius)
 
     def reflect(self, x: Tensor, displacement: Tensor) -> Tensor:
         """The specular move, in closed form for any displacement.

@@ -42,14 +42,12 @@ class Domain(ABC):
         dim: intrinsic dimension (the simplex of n parts has n - 1).
         has_exact_kernel: whether the three ``*heat_kernel*`` methods are there.
         magnitude: size of the coordinates, the unit of rounding errors.
-        curvature: principal curvature of the wall, where it is the same everywhere (0: flat walls).
     """
 
     event_shape: torch.Size
     dim: int
     has_exact_kernel: bool = False
     magnitude: float = 1.0
-    curvature: float = 0.0
 
     _registry: ClassVar[dict[str, type[Domain]]] = {}
 
@@ -110,6 +108,13 @@ class Domain(ABC):
         """
         distance, normal = self.boundary(x)
         return distance.unsqueeze(-1), normal.unsqueeze(distance.ndim)
+
+    def curvature(self, x: Tensor) -> Tensor:
+        """Principal curvature ``[*batch, m]`` of each of :meth:`walls` where it is nearest to ``x``, in 1/length.
+
+        Positive where the domain is convex: 1/R on the inside of a sphere. The default is flat walls.
+        """
+        return torch.zeros_like(self.walls(x)[0])
 
     def reflect(self, x: Tensor, displacement: Tensor) -> Tensor:
         """Where a point ends that moves straight and is mirrored at the walls.

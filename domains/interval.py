@@ -95,8 +95,8 @@ def _score_by_images(
 ) -> Tensor:
     """-(d Z + 2 (a0 w1 - b0 w2 -+ L w3)) / (Z sigma^2), Z the sum of weights, arranged around w - 1.
 
-    Next to the lower wall w1 is nearly one and d + 2 a0 w1 / (1 + w1) would cancel; with a0 = a - d and b0 = b + d the numerator is
-    d (1 - w1 - w2 + w3) + 2 (a w1 - b w2 -+ L w3), whose first bracket is exact from expm1.
+    Next to the lower wall w1 is nearly one and d + 2 a0 w1 / (1 + w1) would cancel; with a0 = a - d and b0 = b + d
+    the numerator is d (1 - w1 - w2 + w3) + 2 (a w1 - b w2 -+ L w3), whose first bracket is exact from expm1.
     """
     one, two, three = _image_exponents(a, b, a0, b0, length, sigma)
     e1, e2, w3 = torch.expm1(one), torch.expm1(two), torch.exp(three)

@@ -27,8 +27,8 @@ from .checks import trusted
 if TYPE_CHECKING:
     from .base import Domain
 
-# Where facets meet at a corner the target's bias is of the order of the step's variance: with 16 steps from a start near a
-# vertex of the five-part simplex it was 2 %, with 64 steps 0.6 %.
+# Where facets meet at a corner the target's bias is of the order of the step's variance: with 16 steps from a start
+# near a vertex of the five-part simplex it was 2 %, with 64 steps 0.6 %.
 _FEWEST_STEPS, _MOST_STEPS = 64, 128
 
 
@@ -93,10 +93,10 @@ def _backward_step(
     # Brownian motion up to its first touch of wall i moved exactly -alpha_i across it.
     correction = _span(flat, hit, -alpha - _across(flat, step))
     kept = carried - _span(flat, hit, _across(flat, carried))
-    if domain.curvature:
-        c = alpha + beta
-        local_time = (c**2 - 2 * h[rows] * u[rows].log()).sqrt() - c
-        kept = kept * torch.exp(-domain.curvature * (local_time * hit).sum(-1, keepdim=True))
+    c = alpha + beta
+    local_time = (c**2 - 2 * h[rows] * u[rows].log()).sqrt() - c
+    bent = domain.curvature(a[rows])
+    kept = kept * torch.exp(-(bent * local_time * hit).sum(-1, keepdim=True))
     return out.index_copy(0, rows, (step + correction + kept).reshape(-1, *domain.event_shape))
 
 

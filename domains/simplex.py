@@ -121,6 +121,10 @@ class Simplex(Domain):
         normals, length = self._facets(x)
         return x / length, normals.expand(*x.shape, self.n)
 
+    def curvature(self, x: Tensor) -> Tensor:
+        """Facets are flat: zeros ``[*batch, n]``."""
+        return torch.zeros_like(x)
+
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         """Make vectors sum to zero by removing their mean."""
         return v - v.mean(-1, keepdim=True)

@@ -49,8 +49,9 @@ def test_domains_is_no_package_by_itself():
 
 def test_import_loads_nothing_heavy():
     code = (
-        "import sys, constrained_diffusion; heavy = {'matplotlib', 'scipy', 'networkx', 'geoopt', 'torchdiffeq', 'pandas'}"
-        "; print(sorted(heavy & set(sys.modules)))"
+        "import sys, constrained_diffusion; "
+        "heavy = {'matplotlib', 'scipy', 'networkx', 'geoopt', 'torchdiffeq', 'pandas'}; "
+        "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
     assert done.stdout.strip() == "[]"

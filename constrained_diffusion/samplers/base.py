@@ -106,7 +106,7 @@ class Sampler(ABC):
         trajectory, at = [], []
         self._nfe = 0
         with trusted():
-            for i in tqdm(range(self.steps), disable=not progress, desc="sampling", leave=False):
+            for i in tqdm(range(self.steps), disable=not progress, desc="sampling", leave=False, mininterval=0.5):
                 if i in kept:
                     trajectory.append(x)
                     at.append(times[i])
