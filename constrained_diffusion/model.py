@@ -70,7 +70,7 @@ class ReflectedDiffusion:
         dropout: float = 0.0,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
-        weighting: Literal["likelihood", "fidelity"] = "likelihood",
+        weighting: Literal["likelihood", "fidelity"] = "fidelity",
         steps: int = 5000,
         batch_size: int = 512,
         learning_rate: float = 2e-3,

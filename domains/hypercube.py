@@ -16,6 +16,8 @@ from .euclidean import event_shape
 
 __all__ = ["Hypercube"]
 
+_FEW = 16  # coordinates up to which a network reads eigenfunctions of each as well
+
 Bound = float | Sequence[float] | Tensor
 
 
@@ -145,12 +147,17 @@ class Hypercube(Domain):
         return interval.fold(x0 + self._expand(scale) * z, *self._bounds(x0))
 
     def features(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Coordinates scaled to [-1, 1], and each one's distances to its faces against ``sigma``."""
+        """Coordinates scaled to [-1, 1], and each one's distances to its faces against ``sigma``.
+
+        Where coordinates are few, also some eigenfunctions cos(k pi x), which draw finer detail.
+        """
         low, high = self._bounds(x)
         k = x.ndim - len(self.event_shape)
         s = self._expand(sigma)
         a, b = x - low, high - x
         parts = [(a - b) / (high - low), a / (a + s), b / (b + s)]
+        if self.dim <= _FEW:
+            parts += [torch.cos(n * math.pi * a / (high - low)) for n in (2, 4, 8)]
         return torch.cat([p.flatten(k) for p in parts], -1)
 
     def _bounds(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 _PROPOSALS = 1 << 16  # drawn at a time, and for the volume
 _ROUNDS = 1000  # of proposals, before rejection sampling gives up
-_TURNS = 6  # of a probe towards the wall's own normal
+_TURNS = 16  # of a probe towards the wall's own normal
 
 
 def boundary_of_convex_set(domain: Domain, x: Tensor) -> tuple[Tensor, Tensor]:
     """Signed distance ``[*batch]`` and inward normal ``[*batch, *event_shape]`` from projections.
 
-    A point far out along u projects to a point p of the wall with outward normal n, and the set lies behind
-    the plane through p. Walking out along n again, and so on, descends to a wall nearest from that side; the
-    best of 2 D coordinate directions is taken. Exact outside, and for boxes and balls; an upper bound
-    where the nearest wall is hidden from all starts.
+    A point beyond the wall along u projects to a point p of the wall with outward normal n, and the set lies behind
+    the plane through p. Walking out along n again, to just beyond that plane, and so on descends to a
+    wall nearest from that side; the best of 2 D coordinate directions is taken. Exact outside, and for boxes; close to
+    exact near curved walls; an upper bound where the nearest wall is hidden from all starts.
     """
     k = len(domain.event_shape)
     batch = x.shape[: x.ndim - k]
@@ -36,12 +36,13 @@ def boundary_of_convex_set(domain: Domain, x: Tensor) -> tuple[Tensor, Tensor]:
     starts = torch.cat([eye, -eye]).reshape(-1, *(1,) * len(batch), *domain.event_shape)
     origin = domain.project(x)
     u = starts.expand(-1, *x.shape)
-    far = 4 * domain.diameter
+    far = torch.full(u.shape[: u.ndim - k], 2 * domain.diameter, dtype=x.dtype, device=x.device)
     for _ in range(_TURNS):
-        y = origin + far * u
+        y = origin + far.reshape(far.shape + (1,) * k) * u
         foot = domain.project(y)
         u = _unit(y - foot, k)
-    distance = domain.inner(foot, foot - origin, u).clamp(min=0)
+        distance = domain.inner(foot, foot - origin, u).clamp(min=0)
+        far = 1.5 * distance + 1e-3 * domain.diameter
     best = distance.argmin(0)
     normal = -torch.take_along_dim(u, best.reshape(1, *batch, *(1,) * k), 0).squeeze(0)
     inside_distance = distance.amin(0)

@@ -1,0 +1,33 @@
+"""The README stays true: its code runs, its files exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+README = Path(__file__).parent.parent / "README.md"
+TEXT = README.read_text() if README.is_file() else ""
+SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+COMMANDS = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
+
+
+def test_there_are_snippets_and_commands():
+    assert len(SNIPPETS) >= 3
+    assert len(COMMANDS) == 2
+
+
+@pytest.mark.parametrize("code", SNIPPETS, ids=lambda code: code.splitlines()[0])
+def test_snippet_runs(code, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    exec(compile(code, str(README), "exec"), {"__name__": "__main__"})
+
+
+def test_files_that_are_named_exist():
+    named = re.findall(r"\]\(([^)#:]+)\)", TEXT) + re.findall(r"`((?:examples|benchmarks)/\w+\.py)`", TEXT)
+    named += [path for command in COMMANDS for path in re.findall(r"python ((?:examples|benchmarks)/\S+\.py)", command)]
+    named += re.findall(r"python ((?:examples|benchmarks)/\S+\.py)", TEXT)
+    assert named
+    for path in named:
+        assert (README.parent / path).is_file(), path
