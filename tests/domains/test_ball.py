@@ -195,3 +195,30 @@ def test_target_regresses_on_the_score_with_slope_one(d, distance, sigma):
     score = ball.heat_kernel_score(x, x0, sigma)
     assert abs(ref.z_scores(((target - score) * score).sum(-1).numpy())) < ref.LARGEST_Z
     assert float(target.pow(2).mean()) <= 1.05 / sigma**2
+
+
+@pytest.mark.parametrize("radius", [0.25, 3.0])
+def test_kernel_of_another_radius_is_the_unit_balls_scaled(radius):
+    generator = torch.Generator().manual_seed(0)
+    unit, other = Ball(3), Ball(3, radius)
+    x0, x = (unit.sample_uniform(200, generator=generator, dtype=torch.float64) for _ in range(2))
+    for sigma in (0.05, 0.3, 1.0):
+        log_p = unit.heat_kernel_log_prob(x, x0, sigma) - 3 * math.log(radius)
+        torch.testing.assert_close(other.heat_kernel_log_prob(radius * x, radius * x0, radius * sigma), log_p)
+        score = unit.heat_kernel_score(x, x0, sigma) / radius
+        torch.testing.assert_close(other.heat_kernel_score(radius * x, radius * x0, radius * sigma), score)
+
+
+@pytest.mark.parametrize("sigma", [0.15, 0.6, 1.2])
+def test_sampled_law_damps_the_first_eigenfunction_as_it_must(sigma):
+    """E[phi(x) | x0] = exp(-lambda^2 sigma^2 / 2) phi(x0) for phi = j_1(lambda r) cos(angle), in three dimensions."""
+    lam = math.sqrt(Ball(3).spectral_gap)
+    x0 = torch.tensor([0.93, 0.0, 0.0], dtype=torch.float64).expand(40_000, 3)
+    x = Ball(3).sample_heat_kernel(x0, sigma, generator=torch.Generator().manual_seed(0))
+
+    def phi(z):
+        r = z.norm(dim=-1)
+        return torch.as_tensor(special.spherical_jn(1, (lam * r).numpy())) * z[:, 0] / r
+
+    error = float(phi(x).std()) / 200
+    assert abs(float(phi(x).mean()) - math.exp(-(lam**2) * sigma**2 / 2) * float(phi(x0)[0])) < 4.5 * error

@@ -97,6 +97,25 @@ def test_boundary_from_projections_alone():
             torch.testing.assert_close(normal.norm(dim=-1), torch.ones(500, dtype=torch.float64))
 
 
+class SignedBox(Domain):
+    """The unit square, known by its signed distance."""
+
+    event_shape, dim = torch.Size([2]), 2
+
+    def boundary(self, x):
+        return Hypercube(2).boundary(x)
+
+
+def test_default_reflection_bounces_as_often_as_needed():
+    """Between flat walls the mirrored and halved steps are the specular path (one corner at most on the way)."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(500, 2, generator=generator, dtype=torch.float64)
+    move = torch.tensor([[2.6, 0.0], [0.0, -3.7], [0.9, 0.8]], dtype=torch.float64)
+    for v in move:
+        expected = Hypercube(2).reflect(x, v.expand(500, 2))
+        torch.testing.assert_close(SignedBox().reflect(x, v.expand(500, 2)), expected)
+
+
 @pytest.mark.parametrize("domain", OWN, ids=str)
 def test_reflection_keeps_the_uniform_law(domain):
     generator = torch.Generator().manual_seed(0)
