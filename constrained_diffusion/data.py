@@ -5,6 +5,7 @@ May use: torch, numpy, domains.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,12 +109,13 @@ def choose_sigma_min(domain: Domain, x: Tensor) -> float:
     """
     flat = x.flatten(1).double()
     some = flat[:: max(1, -(-len(flat) // _NEIGHBOURS))]
-    if len(some) < 2:
-        return 1e-2 * domain.inradius
+    size = min(domain.inradius, float((some - some.mean(0)).norm(dim=1).max()) or domain.inradius)
+    if not 0 < size < math.inf:
+        raise ValueError("sigma_min must be given: all data are one point of an unbounded domain")
     distances = torch.cdist(some, some).fill_diagonal_(torch.inf).amin(1)
-    positive = distances[distances > 0]
-    spacing = float(positive.median()) / domain.dim**0.5 if len(positive) else domain.inradius
-    walls = domain.boundary(x)[0].double()
+    positive = distances[(distances > 0) & distances.isfinite()]
+    spacing = float(positive.median()) / domain.dim**0.5 if len(positive) else 0.1 * size
+    walls = domain.boundary(some.reshape(-1, *domain.event_shape).to(x.dtype))[0].double()
     off = walls[walls > 0]
     reach = float(off.quantile(0.02)) if len(off) and bool(off.isfinite().all()) else spacing
-    return max(min(0.1 * spacing, reach), 1e-4 * min(domain.inradius, 1e3 * spacing))
+    return max(min(0.1 * spacing, reach), 1e-4 * size)

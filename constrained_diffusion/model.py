@@ -18,7 +18,7 @@ from .data import Array, Kind, choose_sigma_min, to_tensor
 from .domains import Domain
 from .losses import DenoisingScoreMatching
 from .networks import MLP
-from .samplers import PredictorCorrector, Sampler
+from .samplers import EulerMaruyama, Sampler
 from .scores import ScoreModel
 from .sde import ReflectedSDE
 from .training import Recipe, train
@@ -139,7 +139,7 @@ class ReflectedDiffusion:
         *,
         steps: int = 250,
         seed: int | None = None,
-        sampler: Callable[..., Sampler] = PredictorCorrector,
+        sampler: Callable[..., Sampler] = EulerMaruyama,
         batch_size: int = 10_000,
         progress: bool = False,
     ) -> Any:

@@ -56,6 +56,9 @@ class Domain(ABC):
         super().__init_subclass__(**kwargs)
         if cls.project is Domain.project and cls.boundary is Domain.boundary:
             raise TypeError(f"{cls.__name__} must define project (convex sets) or boundary (any set)")
+        taken = Domain._registry.get(cls.__name__)
+        if taken is not None and taken.__module__.startswith(f"{__package__}.") and taken.__module__ != cls.__module__:
+            raise TypeError(f"a domain named {cls.__name__} ships with the library; choose another name")
         Domain._registry[cls.__name__] = cls
 
     # ------------------------------------------------------------------ geometry

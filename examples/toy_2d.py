@@ -11,7 +11,7 @@ import torch
 from report import halves, options, report
 from torch import Tensor
 
-from constrained_diffusion import Ball, Domain, Hypercube, PredictorCorrector, ReflectedDiffusion, Simplex
+from constrained_diffusion import Ball, Domain, Hypercube, EulerMaruyama, ReflectedDiffusion, Simplex
 from constrained_diffusion.plotting import film_strip, save_figure
 
 CORNERS = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])  # of the triangle, drawn
@@ -55,9 +55,9 @@ def main() -> None:
         ("petals, triangle", Simplex(3), petals, CORNERS),
     ]:
         train, held_back = halves(draw(20_000, generator))
-        model = ReflectedDiffusion(domain, width=128, steps=run.steps(2200)).fit(train)
+        model = ReflectedDiffusion(domain, width=128, steps=run.steps(3000)).fit(train)
         sde = model.sde_
-        walk = PredictorCorrector(sde, model.score_, steps=run.sampler_steps(150))
+        walk = EulerMaruyama(sde, model.score_, steps=run.sampler_steps(150))
         back = walk.sample(6000, generator=generator, frames=4)
         notes.append(report(name, domain, back.x, train, held_back))
         moments = [train[:5000]] + [sde.perturb(train[:5000], t, generator=generator)[0] for t in FORWARD[1:]]

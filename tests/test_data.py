@@ -22,6 +22,11 @@ def test_least_noise_is_below_the_spacing_and_the_walls():
     assert choose_sigma_min(Euclidean(2), 100 * x) == pytest.approx(100 * choose_sigma_min(Euclidean(2), x), rel=1e-4)
 
 
+def test_one_point_of_an_unbounded_domain_says_nothing():
+    with pytest.raises(ValueError, match="sigma_min must be given"):
+        choose_sigma_min(Euclidean(2), torch.ones(5, 2))
+
+
 @pytest.mark.parametrize("domain", [Hypercube(2), Simplex(3), Ball(2)], ids=str)
 def test_least_noise_of_degenerate_data(domain):
     x = domain.sample_uniform(1, generator=torch.Generator().manual_seed(0))

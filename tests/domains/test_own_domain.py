@@ -184,6 +184,8 @@ def test_values():
 
 
 def test_what_is_missing_is_said():
+    with pytest.raises(TypeError, match="ships with the library"):
+        type("Simplex", (Annulus,), {"__module__": __name__})
     with pytest.raises(TypeError, match="must define project"):
 
         class Nothing(Domain):
