@@ -3,17 +3,17 @@
 Batch [128, 3, 32, 32], float32, sigma log-uniform in [0.01, 5]. All in one process and in turn, so that the
 ratios mean something on a noisy machine; times are medians.
 
-    python benchmarks/hypercube_score.py [--rounds 15] [--no-compile]
+    python benchmarks/hypercube_score.py [--rounds 5] [--no-compile]
 """
 
 import argparse
 import math
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.utils.benchmark import Timer
 
 from constrained_diffusion import Hypercube
 from constrained_diffusion.domains import trusted
@@ -37,19 +37,18 @@ def textbook(x: Tensor, x0: Tensor, sigma: Tensor) -> Tensor:
 
 
 def median_milliseconds(calls: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, float]:
-    """Each call in turn, round after round: what else the machine does falls on all alike."""
+    """Each call in blocks of a fifth of a second, all in turn, round after round; the median of its blocks."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds + 2):
+    for _ in range(rounds):
         for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - start)
-    return {name: 1000 * statistics.median(t[2:]) for name, t in times.items()}
+            timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
+            times[name].append(timer.blocked_autorange(min_run_time=0.2).median)
+    return {name: 1000 * statistics.median(t) for name, t in times.items()}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--no-compile", action="store_true", help="leave out torch.compile (which needs a C++ compiler)"
     )

@@ -65,8 +65,11 @@ class Hypercube(Domain):
         """Whether every coordinate lies in its interval, ``[*batch]``."""
         self._check(x=x)
         low, high = self._bounds(x)
-        inside = (x >= low - atol) & (x <= high + atol)
-        return inside.flatten(x.ndim - len(self.event_shape)).all(-1)
+        k = x.ndim - len(self.event_shape)
+        if isinstance(low, Tensor) or isinstance(high, Tensor):
+            return ((x >= low - atol) & (x <= high + atol)).flatten(k).all(-1)
+        least, most = torch.aminmax(x.flatten(k), dim=-1)  # NaN comes through, and compares as False
+        return (least >= low - atol) & (most <= high + atol)
 
     def project(self, x: Tensor) -> Tensor:
         """Clip every coordinate to its interval."""

@@ -17,13 +17,16 @@ arXiv 2304.04740, appendix, uses the same two sums without the factoring).
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 SWITCH = 1 / 3  # in units of the length: where both expansions are accurate to 1e-6
 _TERMS = 5
+_CHEBYSHEV = ((0, 1), (-1, 0, 2), (0, -3, 0, 4), (1, 0, -8, 0, 8), (0, 5, 0, -20, 0, 16))  # T_1 .. T_5, by powers
 _LEAST_DENSITY = 0.02  # the series' range has 0.053 at least; where it is not used it may be anything
+_CHUNK = 65_536  # elements at a time in eager mode: what every step reads and writes stays in the cache
 _FLOOR = -80.0  # exponents below this are zero in float32, and slow: exp of denormals costs ten times more
 
 
@@ -32,34 +35,42 @@ def log_prob(x: Tensor, x0: Tensor, low: Tensor | float, high: Tensor | float, s
     length = high - low
     a, b, a0, b0 = x - low, high - x, x0 - low, high - x0
     direct = -(((x - x0) / sigma) ** 2) / 2 - torch.log(sigma * math.sqrt(2 * math.pi))
-    one, two, three = _image_exponents(a, b, a0, b0, length, sigma)
-    near = direct + torch.log1p(torch.exp(one) + torch.exp(two) + torch.exp(three))
-    series, _ = _series(a, a0, length, sigma)
-    far = torch.log(series / length)
+    weights = [torch.exp(w.clamp(min=_FLOOR)) for w in _image_exponents(a, b, a0, b0, length, sigma)]
+    near = direct + torch.log1p(weights[0] + weights[1] + weights[2])
+    _, series = _series(a, a0, length, sigma)
+    far = torch.log(series.clamp(min=_LEAST_DENSITY) / length)
     return torch.where(sigma < SWITCH * length, near, far)
 
 
 def score(x: Tensor, x0: Tensor, low: Tensor | float, high: Tensor | float, sigma: Tensor) -> Tensor:
     """Derivative in ``x`` of :func:`log_prob`, elementwise; exactly zero on both walls."""
-    a, a0, length = x - low, x0 - low, high - low
-    near = _score_by_images(a, high - x, a0, high - x0, x - x0, length, sigma)
-    return torch.where(sigma < SWITCH * length, near, _score_by_series(a, high - x, a0, length, sigma))
+    a, b, a0, length = x - low, high - x, x0 - low, high - low
+    near, near_weight = _images(a, b, a0, high - x0, x - x0, length, sigma)
+    far, far_weight = _series(a, a0, length, sigma)
+    small = sigma < SWITCH * length
+    return _ratio(torch.where(small, near, far), torch.where(small, near_weight, far_weight), a, b)
 
 
 def score_by_rows(x: Tensor, x0: Tensor, low: float, high: float, sigma: Tensor) -> Tensor:
-    """:func:`score` for ``x``, ``x0`` ``[B, D]``, ``sigma`` ``[B]``: each row computes the one expansion it needs."""
+    """:func:`score` for ``x``, ``x0`` ``[B, D]``, ``sigma`` ``[B]``: rows compute the one expansion they need.
+
+    Rows are sorted by noise and cut where another number of terms suffices: k terms from 2/(k + 1) lengths on.
+    """
     length = high - low
-    small = sigma < SWITCH * length
-    count = int(small.sum())
-    if count == len(sigma):
-        s = sigma.unsqueeze(-1)
-        return _score_by_images(x - low, high - x, x0 - low, high - x0, x - x0, length, s)
-    if count == 0:
-        return _score_by_series(x - low, high - x, x0 - low, length, sigma.unsqueeze(-1))
-    out = torch.empty_like(x)
-    rows, others = small.nonzero().squeeze(-1), (~small).nonzero().squeeze(-1)
-    out[rows] = score_by_rows(x[rows], x0[rows], low, high, sigma[rows])
-    out[others] = score_by_rows(x[others], x0[others], low, high, sigma[others])
+    order = sigma.argsort()
+    cuts = [SWITCH] + [2 / (k + 1) for k in range(_TERMS - 1, 0, -1)]
+    ends = [*torch.searchsorted(sigma[order], sigma.new_tensor([c * length for c in cuts])).tolist(), len(sigma)]
+    out, start = torch.empty_like(x), 0
+    for terms, end in zip(range(_TERMS + 1, 0, -1), ends, strict=True):
+        for rows in order[start:end].split(max(1, _CHUNK // max(1, x.shape[1]))):
+            y, y0, s = x[rows], x0[rows], sigma[rows].unsqueeze(-1)
+            a, a0 = (y - low, y0 - low) if low else (y, y0)
+            if terms > _TERMS:
+                fraction = _images(a, high - y, a0, high - y0, y - y0, length, s)
+            else:
+                fraction = _series(a, a0, length, s, terms)
+            out[rows] = _ratio(*fraction, a, high - y)
+        start = max(start, end)
     return out
 
 
@@ -85,51 +96,73 @@ def _image_exponents(
     """Log-weights of the three nearest images beside the direct path: products of distances, so no cancellation."""
     scale = -2 / sigma**2
     both = torch.minimum(a, a0) + torch.minimum(b, b0)  # length - |x - x0|, without its rounding error
-    exponents = (scale * a * a0, scale * b * b0, scale * length * both)
-    one, two, three = (e.clamp(min=_FLOOR) for e in exponents)
-    return one, two, three
+    return scale * a * a0, scale * b * b0, (scale * length * both).clamp(min=_FLOOR)
 
 
-def _score_by_images(
+def _expm1(t: Tensor) -> Tensor:
+    """exp(t) - 1 for t <= 0; in eager mode by way of tanh, since torch.expm1 slows down tenfold where it saturates."""
+    if torch.compiler.is_compiling():
+        return torch.expm1(t.clamp(min=_FLOOR))
+    h = torch.tanh(0.5 * t)
+    return (h + h) / (1 - h)
+
+
+def _images(
     a: Tensor, b: Tensor, a0: Tensor, b0: Tensor, d: Tensor, length: Tensor | float, sigma: Tensor
-) -> Tensor:
-    """-(d Z + 2 (a0 w1 - b0 w2 -+ L w3)) / (Z sigma^2), Z the sum of weights, arranged around w - 1.
+) -> tuple[Tensor, Tensor]:
+    """Numerator and denominator of -(d Z + 2 (a0 w1 - b0 w2 -+ L w3)) / (Z sigma^2), Z the sum of weights.
 
     Next to the lower wall w1 is nearly one and d + 2 a0 w1 / (1 + w1) would cancel; with a0 = a - d and b0 = b + d
-    the numerator is d (1 - w1 - w2 + w3) + 2 (a w1 - b w2 -+ L w3), whose first bracket is exact from expm1.
+    the numerator is d (1 - w1 - w2 + w3) + 2 (a w1 - b w2 -+ L w3), whose first bracket is exact from w - 1.
     """
     one, two, three = _image_exponents(a, b, a0, b0, length, sigma)
-    e1, e2, w3 = torch.expm1(one), torch.expm1(two), torch.exp(three)
+    e1, e2, w3 = _expm1(one), _expm1(two), torch.exp(three)
     bracket = w3 - ((1 + torch.minimum(e1, e2)) + torch.maximum(e1, e2))
-    w1, w2 = 1 + e1, 1 + e2
-    numerator = d * bracket + 2 * (a * w1 - b * w2 - length * torch.sign(d) * w3)
-    return _zero_on_walls(-numerator / ((1 + w1 + w2 + w3) * sigma**2), a, b)
+    numerator = torch.addcmul(d * bracket, a, 1 + e1, value=2)
+    numerator = torch.addcmul(numerator, b, 1 + e2, value=-2)
+    numerator = numerator - (2 * length) * torch.copysign(w3, d)
+    return numerator, (e1 + e2 + w3 + 3) * -(sigma**2)
 
 
-def _series(a: Tensor, a0: Tensor, length: Tensor | float, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """L times the density, and its derivative in units of 1/L, by the cosine series."""
-    phase, phase0 = math.pi * a / length, math.pi * a0 / length
-    cos, sin, cos0 = torch.cos(phase), torch.sin(phase), torch.cos(phase0)
-    decay = torch.exp(((-0.5 * math.pi**2) * (sigma / length) ** 2).clamp(min=_FLOOR))
-    density, slope = torch.ones_like(cos * cos0 * decay), torch.zeros_like(cos * cos0 * decay)
-    ck, sk, ck0 = cos, sin, cos0  # cos(k phase), sin(k phase), cos(k phase0)
-    ck_, sk_, ck0_ = torch.ones_like(cos), torch.zeros_like(sin), torch.ones_like(cos0)
-    for k in range(1, _TERMS + 1):
-        weight = 2 * decay ** (k * k) * ck0
-        density = density + weight * ck
-        slope = slope - (k * math.pi) * weight * sk
-        if k < _TERMS:
-            ck, ck_ = 2 * cos * ck - ck_, ck
-            sk, sk_ = 2 * cos * sk - sk_, sk
-            ck0, ck0_ = 2 * cos0 * ck0 - ck0_, ck0
-    return density.clamp(min=_LEAST_DENSITY), slope
+def _series(a: Tensor, a0: Tensor, length: Tensor | float, sigma: Tensor, terms: int = _TERMS) -> tuple[Tensor, Tensor]:
+    """Numerator and denominator of the score by the cosine series; the latter is L times the density.
+
+    With z = cos(pi a/L), the density is 1 + sum_k c_k T_k(z), c_k = 2 q^(k^2) T_k(cos(pi a0/L)): a polynomial in z,
+    whose derivative comes along in Horner's scheme.
+    """
+    phase = math.pi * a / length
+    z, y = torch.cos(phase), torch.cos(math.pi * a0 / length)
+    q = torch.exp(((-0.5 * math.pi**2) * (sigma / length) ** 2).clamp(min=_FLOOR))
+    powers: list[Any] = [1.0] + [0.0] * terms
+    for decay, chebyshev in zip(_squares(q, terms), _CHEBYSHEV, strict=False):
+        c = 2 * decay * _horner(chebyshev, y)
+        for j, factor in enumerate(chebyshev):
+            if factor:
+                powers[j] = powers[j] + factor * c
+    slope, density = powers[terms], powers[terms] * z + powers[terms - 1]
+    for p in reversed(powers[: terms - 1]):
+        slope = slope * z + density
+        density = density * z + p
+    return (-math.pi / length) * torch.sin(phase) * slope, density
 
 
-def _score_by_series(a: Tensor, b: Tensor, a0: Tensor, length: Tensor | float, sigma: Tensor) -> Tensor:
-    density, slope = _series(a, a0, length, sigma)
-    return _zero_on_walls(slope / (density * length), a, b)
+def _squares(q: Tensor, terms: int) -> list[Tensor]:
+    """q, q^4, q^9, .. by products: a general power is slower than all the rest."""
+    out, step = [q], q
+    for _ in range(terms - 1):
+        step = step * q * q
+        out.append(out[-1] * step)
+    return out
 
 
-def _zero_on_walls(score: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The derivative is zero there; rounding leaves eps/sigma, which matters to an ODE that must stay inside."""
-    return torch.where((a > 0) & (b > 0), score, 0.0)
+def _horner(coefficients: tuple[int, ...], y: Tensor) -> Tensor:
+    """A polynomial of degree one at least, coefficients by rising powers."""
+    value = coefficients[-1] * y
+    for c in coefficients[-2:0:-1]:
+        value = (value + c) * y if c else value * y
+    return value + coefficients[0] if coefficients[0] else value
+
+
+def _ratio(numerator: Tensor, denominator: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """Their ratio, but zero on the walls: rounding leaves eps/sigma, which matters to an ODE that must stay inside."""
+    return torch.where(torch.minimum(a, b) > 0, numerator / denominator, 0.0)

@@ -11,7 +11,7 @@ import torch
 from report import halves, options, report
 from torch import Tensor
 
-from constrained_diffusion import Ball, Domain, Hypercube, EulerMaruyama, ReflectedDiffusion, Simplex
+from constrained_diffusion import Ball, Domain, EulerMaruyama, Hypercube, ReflectedDiffusion, Simplex
 from constrained_diffusion.plotting import film_strip, save_figure
 
 CORNERS = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])  # of the triangle, drawn
