@@ -130,9 +130,10 @@ def _series(a: Tensor, a0: Tensor, length: Tensor | float, sigma: Tensor, terms:
     With z = cos(pi a/L), the density is 1 + sum_k c_k T_k(z), c_k = 2 q^(k^2) T_k(cos(pi a0/L)): a polynomial in z,
     whose derivative comes along in Horner's scheme.
     """
-    phase = math.pi * a / length
-    z, y = torch.cos(phase), torch.cos(math.pi * a0 / length)
-    q = torch.exp(((-0.5 * math.pi**2) * (sigma / length) ** 2).clamp(min=_FLOOR))
+    rate = math.pi / length
+    phase = a * rate
+    z, y = torch.cos(phase), torch.cos(a0 * rate)
+    q = torch.exp((-0.5 * (sigma * rate) ** 2).clamp(min=_FLOOR))
     powers: list[Any] = [1.0] + [0.0] * terms
     for decay, chebyshev in zip(_squares(q, terms), _CHEBYSHEV, strict=False):
         c = 2 * decay * _horner(chebyshev, y)
@@ -143,7 +144,7 @@ def _series(a: Tensor, a0: Tensor, length: Tensor | float, sigma: Tensor, terms:
     for p in reversed(powers[: terms - 1]):
         slope = slope * z + density
         density = density * z + p
-    return (-math.pi / length) * torch.sin(phase) * slope, density
+    return -rate * torch.sin(phase) * slope, density
 
 
 def _squares(q: Tensor, terms: int) -> list[Tensor]:
