@@ -17,14 +17,12 @@ arXiv 2304.04740, appendix, uses the same two sums without the factoring).
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
 SWITCH = 1 / 3  # in units of the length: where both expansions are accurate to 1e-6
 _TERMS = 5
-_CHEBYSHEV = ((0, 1), (-1, 0, 2), (0, -3, 0, 4), (1, 0, -8, 0, 8), (0, 5, 0, -20, 0, 16))  # T_1 .. T_5, by powers
 _LEAST_DENSITY = 0.02  # the series' range has 0.053 at least; where it is not used it may be anything
 _CHUNK = 65_536  # elements at a time in eager mode: what every step reads and writes stays in the cache
 _FLOOR = -80.0  # exponents below this are zero in float32, and slow: exp of denormals costs ten times more
@@ -127,24 +125,28 @@ def _images(
 def _series(a: Tensor, a0: Tensor, length: Tensor | float, sigma: Tensor, terms: int = _TERMS) -> tuple[Tensor, Tensor]:
     """Numerator and denominator of the score by the cosine series; the latter is L times the density.
 
-    With z = cos(pi a/L), the density is 1 + sum_k c_k T_k(z), c_k = 2 q^(k^2) T_k(cos(pi a0/L)): a polynomial in z,
-    whose derivative comes along in Horner's scheme.
+    With z = cos(pi a/L) the density is 1 + sum_k c_k T_k(z), c_k = 2 q^(k^2) T_k(cos(pi a0/L)), and its derivative
+    -sin(pi a/L) sum_k k c_k U_{k-1}(z): both by Clenshaw's recurrence.
     """
     rate = math.pi / length
     phase = a * rate
     z, y = torch.cos(phase), torch.cos(a0 * rate)
     q = torch.exp((-0.5 * (sigma * rate) ** 2).clamp(min=_FLOOR))
-    powers: list[Any] = [1.0] + [0.0] * terms
-    for decay, chebyshev in zip(_squares(q, terms), _CHEBYSHEV, strict=False):
-        c = 2 * decay * _horner(chebyshev, y)
-        for j, factor in enumerate(chebyshev):
-            if factor:
-                powers[j] = powers[j] + factor * c
-    slope, density = powers[terms], powers[terms] * z + powers[terms - 1]
-    for p in reversed(powers[: terms - 1]):
-        slope = slope * z + density
-        density = density * z + p
-    return -rate * torch.sin(phase) * slope, density
+    chebyshev = [torch.ones_like(q), y]
+    while len(chebyshev) <= terms:
+        chebyshev.append(2 * y * chebyshev[-1] - chebyshev[-2])
+    c = [2 * decay * t for decay, t in zip(_squares(q, terms), chebyshev[1:], strict=False)]
+    b, before = _clenshaw(c, 2 * z)
+    slope, _ = _clenshaw([k * ck for k, ck in enumerate(c, start=1)], 2 * z)
+    return -rate * torch.sin(phase) * slope, 1 + z * b - before
+
+
+def _clenshaw(c: list[Tensor], w: Tensor) -> tuple[Tensor, Tensor | float]:
+    """The last two values of b_k = c_k + w b_{k+1} - b_{k+2}, from the last coefficient down to the first."""
+    b, before = c[-1], None
+    for ck in reversed(c[:-1]):
+        b, before = (ck + w * b if before is None else ck + w * b - before), b
+    return b, 0.0 if before is None else before
 
 
 def _squares(q: Tensor, terms: int) -> list[Tensor]:
@@ -154,14 +156,6 @@ def _squares(q: Tensor, terms: int) -> list[Tensor]:
         step = step * q * q
         out.append(out[-1] * step)
     return out
-
-
-def _horner(coefficients: tuple[int, ...], y: Tensor) -> Tensor:
-    """A polynomial of degree one at least, coefficients by rising powers."""
-    value = coefficients[-1] * y
-    for c in coefficients[-2:0:-1]:
-        value = (value + c) * y if c else value * y
-    return value + coefficients[0] if coefficients[0] else value
 
 
 def _ratio(numerator: Tensor, denominator: Tensor, a: Tensor, b: Tensor) -> Tensor:
