@@ -24,6 +24,7 @@ from torch import Tensor
 SWITCH = 1 / 3  # in units of the length: where both expansions are accurate to 1e-6
 _TERMS = 5
 _LEAST_DENSITY = 0.02  # the series' range has 0.053 at least; where it is not used it may be anything
+_SMALL = 16_384  # elements up to which computing both expansions costs less than sorting rows
 _CHUNK = 65_536  # elements at a time in eager mode: what every step reads and writes stays in the cache
 _FLOOR = -80.0  # exponents below this are zero in float32, and slow: exp of denormals costs ten times more
 
@@ -54,6 +55,8 @@ def score_by_rows(x: Tensor, x0: Tensor, low: float, high: float, sigma: Tensor)
 
     Rows are sorted by noise and cut where another number of terms suffices: k terms from 2/(k + 1) lengths on.
     """
+    if x.numel() <= _SMALL:
+        return score(x, x0, low, high, sigma.unsqueeze(-1))
     length = high - low
     order = sigma.argsort()
     cuts = [SWITCH] + [2 / (k + 1) for k in range(_TERMS - 1, 0, -1)]
