@@ -1,6 +1,7 @@
 """The interval and boxes: kernel against high-precision references, laws against exact distributions."""
 
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -345,3 +346,20 @@ def test_sorted_rows_give_the_score_of_the_whole(low, high, dtype):
     error = (parts[tiny].double() - whole[tiny]).abs().amax(1) / whole[tiny].abs().amax(1)
     assert float(error[sigma[tiny] < 4 * (high - low)].max()) < 1e-4
     assert (parts[:, :2] == 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_compiled_score_is_the_score(dtype):
+    domain = Hypercube((3, 8, 8), low=-1.0, high=1.0)
+    generator = torch.Generator().manual_seed(0)
+    x0 = domain.sample_uniform(64, generator=generator, dtype=dtype)
+    sigma = torch.logspace(-3, 1, 64, dtype=dtype)
+    x = domain.sample_heat_kernel(x0, sigma, generator=generator)
+    x[:, 0, 0, 0], x[:, 0, 0, 1] = -1.0, 1.0
+    compiled = torch.compile(domain.heat_kernel_score, dynamic=False, fullgraph=True)(x, x0, sigma)
+    gap = (compiled - domain.heat_kernel_score(x, x0, sigma)).abs() * sigma.reshape(-1, 1, 1, 1)
+    assert float(gap.max()) < (1e-5 if dtype == torch.float32 else 1e-6)
+    assert (compiled[:, 0, 0, :2] == 0).all()
