@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from .checkpoints import load_run, save_run
 from .data import Array, Kind, choose_sigma_min, to_tensor
 from .domains import Domain
+from .domains.base import batch_shape
 from .losses import DenoisingScoreMatching
 from .networks import MLP
 from .samplers import EulerMaruyama, Sampler
@@ -162,8 +163,10 @@ class ReflectedDiffusion:
 
         Raises:
             RuntimeError: the model is not fitted.
+            ValueError, TypeError: ``n`` is no count, or the condition does not fit.
         """
         self._check_fitted()
+        (n,) = batch_shape(n, "n")
         device = next(self.score_.parameters()).device
         like = torch.empty(0, device=device)
         generator = self._generator if seed is None else torch.Generator(device=device).manual_seed(seed)

@@ -14,7 +14,9 @@ import copy
 import inspect
 import json
 import math
+import operator
 from abc import ABC
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -419,11 +421,14 @@ class Domain(ABC):
         )
 
 
-def batch_shape(shape: int | tuple[int, ...]) -> torch.Size:
+def batch_shape(shape: int | tuple[int, ...], name: str = "shape") -> torch.Size:
     """A batch shape given as one number or a tuple, checked."""
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    if any(not isinstance(s, int) or s < 0 for s in sizes):
-        raise ValueError(f"shape must be a non-negative integer or a tuple of them, not {shape!r}")
+    try:
+        sizes = tuple(map(operator.index, shape)) if isinstance(shape, Sequence) else (operator.index(shape),)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer or a tuple of integers, not {shape!r}") from None
+    if any(s < 0 for s in sizes):
+        raise ValueError(f"{name} must not be negative; got {shape!r}")
     return torch.Size(sizes)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import torch
@@ -103,7 +104,7 @@ def check_scale(name: str, value: float | Tensor, batch: torch.Size, like: Tenso
         if not fits or check_batch(name, value.shape, "x", batch) != batch:
             raise ShapeError(f"{name} has shape {list(value.shape)}; expected a number or shape {list(batch)}")
         scale = value
-    elif isinstance(value, (int, float)):
+    elif isinstance(value, Real):
         scale = torch.full((), float(value), dtype=like.dtype, device=like.device)
     else:
         raise TypeError(f"{name} must be a number or a torch.Tensor, not {type(value).__name__}")

@@ -244,6 +244,12 @@ def test_bad_arguments():
         quick(Hypercube(2)).sample(3)
     with pytest.raises(RuntimeError, match="not fitted"):
         quick(Hypercube(2)).save("nowhere")
+    fitted = quick(Hypercube(2)).fit(data(), progress=False)
+    with pytest.raises(ValueError, match="n must not be negative"):
+        fitted.sample(-1)
+    with pytest.raises(TypeError, match="n must be an integer"):
+        fitted.sample(2.5)
+    assert fitted.sample(np.int64(3), steps=2).shape == (3, 2)
     with pytest.raises(ValueError, match="condition must be finite"):
         quick(Hypercube(2)).fit(data(4), condition=np.full((4, 1), np.nan), progress=False)
 
