@@ -130,9 +130,13 @@ class Sampler(ABC):
             )
         return s
 
-    def variance(self, t: Tensor, t_next: Tensor) -> Tensor:
-        """Brownian time sigma(t)^2 - sigma(t_next)^2 of a step, a scalar tensor."""
-        return self.sde.sigma(t) ** 2 - self.sde.sigma(t_next) ** 2
+    def reverse_move(
+        self, x: Tensor, t: Tensor, t_next: Tensor, *, generator: Generator | None, condition: Condition
+    ) -> Tensor:
+        """Displacement v s + sqrt(v) z of a reverse Euler step, v = sigma(t)^2 - sigma(t_next)^2 its Brownian time."""
+        v = self.sde.sigma(t) ** 2 - self.sde.sigma(t_next) ** 2
+        noise = v.sqrt() * self.sde.domain.sample_noise(x, generator=generator)
+        return v * self.evaluate(x, t, condition) + noise
 
     def _start(
         self,

@@ -45,6 +45,6 @@ class EulerMaruyama(Sampler):
         self, x: Tensor, t: Tensor, t_next: Tensor, *, generator: Generator | None, condition: Condition
     ) -> Tensor:
         """One reverse step; see the class."""
-        domain, v = self.sde.domain, self.variance(t, t_next)
-        move = v * self.evaluate(x, t, condition) + v.sqrt() * domain.sample_noise(x, generator=generator)
+        move = self.reverse_move(x, t, t_next, generator=generator, condition=condition)
+        domain = self.sde.domain
         return domain.reflect(x, move) if self.boundary == "reflect" else domain.project(x + move)

@@ -52,9 +52,8 @@ class PredictorCorrector(Sampler):
         self, x: Tensor, t: Tensor, t_next: Tensor, *, generator: Generator | None, condition: Condition
     ) -> Tensor:
         """A reverse step to ``t_next`` and the corrector there."""
-        domain, v = self.sde.domain, self.variance(t, t_next)
-        move = v * self.evaluate(x, t, condition) + v.sqrt() * domain.sample_noise(x, generator=generator)
-        x = domain.reflect(x, move)
+        move = self.reverse_move(x, t, t_next, generator=generator, condition=condition)
+        x = self.sde.domain.reflect(x, move)
         for _ in range(self.corrector_steps):
             x = self.correct(x, t_next, generator=generator, condition=condition)
         return x
