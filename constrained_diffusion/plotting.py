@@ -166,7 +166,7 @@ def parts_histograms(
         data: points ``[n, k]``.
         samples: points ``[m, k]``.
         names: names of the k parts.
-        bins: bins over the range of the data; the outer two also collect the samples beyond.
+        bins: bins over the range of data and samples together.
         columns: panels in a row.
         labels: names of the two clouds, for the legend.
         title: a line above the figure.
@@ -175,9 +175,11 @@ def parts_histograms(
     limits = np.array([[0, 0], [1, 0.55]])
     figure, panels = _panels(len(names), min(columns, len(names)), limits, 2.9, title)
     for panel, name, x, y in zip(panels, names, a.T, b.T, strict=True):
-        low, high = (x.min(), x.max()) if x.max() > x.min() else (x[0] - 0.5, x[0] + 0.5)
+        low, high = min(x.min(), y.min()), max(x.max(), y.max())
+        if low == high:
+            low, high = low - 0.5, high + 0.5
         edges = np.linspace(low, high, bins + 1)
-        heights = [np.histogram(np.clip(v, low, high), edges)[0] / len(v) for v in (x, y)]
+        heights = [np.histogram(v, edges)[0] / len(v) for v in (x, y)]
         panel.stairs(heights[0], edges, fill=True, color=DATA, alpha=0.4, label=labels[0])
         panel.stairs(heights[1], edges, color=SAMPLES, linewidth=1.6, label=labels[1])
         panel.set(xlim=(low, high), ylim=(0, 1.08 * max(h.max() for h in heights)), yticks=[])

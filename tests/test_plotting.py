@@ -154,11 +154,11 @@ class TestCompositions:
     def test_histograms_hold_all_samples(self) -> None:
         data, samples = compositions(300, 3), compositions(200, 3, seed=1) * 1.5
         figure = plotting.parts_histograms(data, samples, list("abc"), bins=10, columns=2, labels=("x", "y"))
-        for panel, column in zip(figure.axes, data.T, strict=True):
-            filled, line = panel.patches
-            expected = np.histogram(column, np.linspace(column.min(), column.max(), 11))[0] / 300
-            np.testing.assert_allclose(filled.get_data().values, expected)
-            assert line.get_data().values.sum() == pytest.approx(1)
+        for panel, x, y in zip(figure.axes, data.T, samples.T, strict=True):
+            edges = np.linspace(min(x.min(), y.min()), max(x.max(), y.max()), 11)
+            for patch, part in zip(panel.patches, (x, y), strict=True):
+                np.testing.assert_allclose(patch.get_data().values, np.histogram(part, edges)[0] / len(part))
+                assert patch.get_data().values.sum() == pytest.approx(1)
         assert [t.get_text() for t in figure.axes[0].get_legend().get_texts()] == ["x", "y"]
 
     def test_constant_part(self) -> None:
