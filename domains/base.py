@@ -11,7 +11,6 @@ the rest has a default here that a subclass overrides to be faster or exact.
 from __future__ import annotations
 
 import copy
-import inspect
 import json
 import math
 import operator
@@ -23,7 +22,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
-from . import paths, probing
+from . import damping, paths, probing, values
 from .checks import check_alike, check_batch, check_finite, check_inside, check_scale, check_tensor
 
 __all__ = ["Domain"]
@@ -168,6 +167,20 @@ class Domain(ABC):
         z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
         return self.tangent(x, z)
 
+    def frame(self, x: Tensor) -> Tensor:
+        """Tangent vectors ``[dim, *batch, *event_shape]`` at ``x`` that are orthonormal in :meth:`inner`."""
+        size = self.event_shape.numel()
+        axes = torch.eye(size, dtype=x.dtype, device=x.device).reshape(
+            size, *(1,) * len(self._batch(x)), *self.event_shape
+        )
+        axes = axes.expand(size, *x.shape)
+        if self.dim == size:
+            return axes
+        # Among the projected axes, those directions that survive the projection: its eigenvectors of eigenvalue 1.
+        rows = self.tangent(x.expand_as(axes), axes).flatten(axes.ndim - len(self.event_shape)).movedim(0, -2)
+        vectors: Tensor = torch.linalg.eigh(rows).eigenvectors[..., size - self.dim :].movedim(-1, 0)
+        return vectors.reshape(self.dim, *x.shape)
+
     def damp_normal(self, x: Tensor, v: Tensor, width: float | Tensor) -> Tensor:
         r"""Let the normal component of a vector field vanish at the walls, and leave the tangential one.
 
@@ -188,16 +201,11 @@ class Domain(ABC):
         batch = self._batch(x)
         distances, normals = self.walls(x)
         k = len(self.event_shape)
-        flat = normals.flatten(normals.ndim - k)  # [*batch, m, D]
-        h = self._ramp(distances, check_scale("width", width, batch, x).expand(batch).unsqueeze(-1), self.inradius)
-        across = (flat @ v.flatten(v.ndim - k).unsqueeze(-1)).squeeze(-1)  # [*batch, m]
-        if h.shape[-1] == 1:
-            push = (1 - h) * across
-        else:
-            gram = flat @ flat.mT
-            matrix = torch.diag_embed(h + torch.finfo(x.dtype).eps) + (1 - h).unsqueeze(-1) * gram
-            push = torch.linalg.solve(matrix, ((1 - h) * across).unsqueeze(-1)).squeeze(-1)
-        return v - (flat.mT @ push.unsqueeze(-1)).squeeze(-1).reshape(v.shape)
+        scale = check_scale("width", width, batch, x).expand(batch).unsqueeze(-1)
+        h = damping.ramp(distances, scale, self.inradius)
+        normals, flat = normals.flatten(normals.ndim - k), v.flatten(v.ndim - k)
+        across = (normals @ flat.unsqueeze(-1)).squeeze(-1)
+        return damping.damp(flat, across, normals, h).reshape(v.shape)
 
     # ------------------------------------------------------------------ size
 
@@ -307,6 +315,12 @@ class Domain(ABC):
         x0, scale = self._check_noising(x0, sigma)
         return paths.simulate(self, x0, scale, generator=generator)
 
+    def noise(self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None) -> Tensor:
+        """Noise points as :meth:`diffuse` does, for losses that need no target; ``[*batch, *event_shape]``."""
+        if self.has_exact_kernel:
+            return self.sample_heat_kernel(x0, sigma, generator=generator)
+        return self.diffuse(x0, sigma, generator=generator)[0]
+
     # ------------------------------------------------------------------ networks
 
     def features(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -323,35 +337,18 @@ class Domain(ABC):
 
     def config(self) -> dict[str, Any]:
         """What rebuilds this domain, as JSON-able values: the class name and the constructor's arguments."""
-        values: dict[str, Any] = {"domain": type(self).__name__}
-        for name in inspect.signature(type(self)).parameters:
-            value = getattr(self, name)
-            if isinstance(value, Tensor):
-                value = value.tolist()
-            elif isinstance(value, Domain):
-                value = value.config()
-            values[name] = list(value) if isinstance(value, tuple) else value
-        return values
+        return values.configuration(self)
 
     @staticmethod
     def from_config(config: dict[str, Any]) -> Domain:
         """Rebuild a domain from :meth:`config`; its class must have been imported."""
-        values = dict(config)
-        name = values.pop("domain", None)
-        if name not in Domain._registry:
-            known = ", ".join(sorted(Domain._registry))
-            raise ValueError(f"no domain class named {name!r} is imported; known: {known}")
-        for key, value in values.items():
-            if isinstance(value, dict) and "domain" in value:
-                values[key] = Domain.from_config(value)
-        return Domain._registry[name](**values)
+        return values.build(config, Domain._registry)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Domain:
         """A copy whose tensors lie on ``device`` in ``dtype``."""
         other = copy.copy(self)
         for name, value in vars(self).items():
-            if isinstance(value, Tensor):
-                setattr(other, name, value.to(device=device, dtype=dtype))
+            setattr(other, name, values.moved(value, device=device, dtype=dtype))
         return other
 
     def __eq__(self, other: object) -> bool:
@@ -364,9 +361,7 @@ class Domain(ABC):
 
     def __repr__(self) -> str:
         """``Name(argument=value, ...)``."""
-        values = self.config()
-        name = values.pop("domain")
-        return f"{name}({', '.join(f'{k}={_short(v)}' for k, v in values.items())})"
+        return values.describe(self)
 
     # ------------------------------------------------------------------ for subclasses
 
@@ -376,10 +371,6 @@ class Domain(ABC):
     def _expand(self, value: Tensor) -> Tensor:
         """Give a ``[*batch]`` tensor the event's dimensions, each of size one."""
         return value.reshape(value.shape + (1,) * len(self.event_shape))
-
-    def _ramp(self, distance: Tensor, width: Tensor, inradius: float) -> Tensor:
-        """0 at the wall, 1 a few widths away; never so wide that the middle of the domain is damped."""
-        return torch.tanh(distance.clamp(min=0) / width.clamp(max=0.5 * inradius))
 
     def _check(self, **points: Tensor) -> None:
         """Check names, shapes, dtypes and devices of tensors of points or vectors."""
@@ -430,8 +421,3 @@ def batch_shape(shape: int | tuple[int, ...], name: str = "shape") -> torch.Size
     if any(s < 0 for s in sizes):
         raise ValueError(f"{name} must not be negative; got {shape!r}")
     return torch.Size(sizes)
-
-
-def _short(value: Any) -> str:
-    text = repr(tuple(value) if isinstance(value, list) else value)
-    return text if len(text) <= 40 else text[:36] + "...)"

@@ -18,7 +18,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from . import billiard, interval, permanent, triangle, tridiagonal
+from . import billiard, damping, interval, permanent, triangle, tridiagonal
 from .base import Domain, batch_shape
 from .checks import check_scale
 
@@ -142,6 +142,14 @@ class Simplex(Domain):
         shape = (*x.shape[:-1], self.n - 1)
         return self._push(torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device))
 
+    def frame(self, x: Tensor) -> Tensor:
+        """Orthonormal tangent vectors ``[n - 1, *batch, n]``: the unit moves of the partial sums, or of the plane."""
+        if self._cumulative:
+            unit = self._push(torch.eye(self.dim, dtype=x.dtype, device=x.device))
+        else:
+            unit = super().frame(x.new_zeros(self.n))
+        return unit.reshape(self.dim, *(1,) * (x.ndim - 1), self.n).expand(self.dim, *x.shape)
+
     def damp_normal(self, x: Tensor, v: Tensor, width: float | Tensor) -> Tensor:
         """Let the flow of part i vanish where part i does, as :meth:`Domain.damp_normal` says, in O(n).
 
@@ -152,12 +160,12 @@ class Simplex(Domain):
         scale = check_scale("width", width, self._batch(x), x).unsqueeze(-1)
         if not self._cumulative:
             squared = self.n / (self.n - 1)  # of the distance to a facet, for x_i = 1
-            h = self._ramp(x * math.sqrt(squared), scale, self.inradius)
+            h = damping.ramp(x * math.sqrt(squared), scale, self.inradius)
             f = h / (h + (1 - h) * squared)
             return f * (v - (f * v).sum(-1, keepdim=True) / f.sum(-1, keepdim=True))
         across = torch.full((self.n,), 2.0, dtype=x.dtype, device=x.device)  # squared lengths of the gradients of x_i
         across[0] = across[-1] = 1.0
-        h = self._ramp(x / across.sqrt(), scale, self.inradius)
+        h = damping.ramp(x / across.sqrt(), scale, self.inradius)
         # Pushes p_i on the walls, u = v - L p with L the Laplacian of a path, such that h p = (1 - h) u / across.
         loose = (1 - h) / across
         p = tridiagonal.solve(-loose[..., 1:], h + loose * across, -loose[..., :-1], loose * v)

@@ -1,0 +1,35 @@
+"""Letting the normal component of a vector field vanish at the walls, and leaving the tangential one.
+
+May use: torch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def ramp(distance: Tensor, width: Tensor, inradius: float) -> Tensor:
+    """0 at the wall, 1 a few widths away; never so wide that the middle of the domain is damped."""
+    return torch.tanh(distance.clamp(min=0) / width.clamp(max=0.5 * inradius))
+
+
+def damp(v: Tensor, across: Tensor, normals: Tensor, h: Tensor) -> Tensor:
+    r"""The minimiser u of :math:`|u - v|^2 + \sum_i (1/h_i - 1) (n_i \cdot u)^2`.
+
+    Args:
+        v: vectors ``[*batch, D]``.
+        across: their components along the normals ``[*batch, m]``.
+        normals: unit normals of the walls ``[*batch, m, D]``.
+        h: 0 at each wall, 1 far from it, ``[*batch, m]``.
+
+    Returns:
+        Vectors ``[*batch, D]``.
+    """
+    if h.shape[-1] == 1:
+        push = (1 - h) * across
+    else:
+        gram = normals @ normals.mT
+        matrix = torch.diag_embed(h + torch.finfo(v.dtype).eps) + (1 - h).unsqueeze(-1) * gram
+        push = torch.linalg.solve(matrix, ((1 - h) * across).unsqueeze(-1)).squeeze(-1)
+    return v - (normals.mT @ push.unsqueeze(-1)).squeeze(-1)
