@@ -4,7 +4,7 @@ A domain is geometry; a reflected SDE noises data inside it; a score network lea
 work over any domain. Start with :class:`ReflectedDiffusion`.
 """
 
-from .domains import Ball, Domain, DomainError, Euclidean, Hypercube, ShapeError, Simplex, SolverError
+from .domains import Ball, Domain, DomainError, Euclidean, Hypercube, Polytope, ShapeError, Simplex, SolverError
 from .losses import DenoisingScoreMatching
 from .model import ReflectedDiffusion
 from .networks import MLP
@@ -26,6 +26,7 @@ __all__ = [
     "EulerMaruyama",
     "GeometricSchedule",
     "Hypercube",
+    "Polytope",
     "PredictorCorrector",
     "ReflectedDiffusion",
     "ReflectedSDE",

@@ -11,6 +11,7 @@ from .base import Domain
 from .checks import DomainError, ShapeError, SolverError, trusted
 from .euclidean import Euclidean
 from .hypercube import Hypercube
+from .polytope import Polytope
 from .simplex import Simplex
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "DomainError",
     "Euclidean",
     "Hypercube",
+    "Polytope",
     "ShapeError",
     "Simplex",
     "SolverError",

@@ -42,13 +42,11 @@ class Domain(ABC):
         event_shape: shape of one point.
         dim: intrinsic dimension (the simplex of n parts has n - 1).
         has_exact_kernel: whether the three ``*heat_kernel*`` methods are there.
-        magnitude: size of the coordinates, the unit of rounding errors.
     """
 
     event_shape: torch.Size
     dim: int
     has_exact_kernel: bool = False
-    magnitude: float = 1.0
 
     _registry: ClassVar[dict[str, type[Domain]]] = {}
 
@@ -213,6 +211,11 @@ class Domain(ABC):
     def bounding_box(self) -> tuple[Tensor, Tensor]:
         """Smallest and largest value of each coordinate: two float64 tensors ``[*event_shape]``."""
         return probing.bounding_box(self)
+
+    @cached_property
+    def magnitude(self) -> float:
+        """Size of the coordinates, the unit of rounding errors; 1 unless a subclass says otherwise."""
+        return 1.0
 
     @cached_property
     def diameter(self) -> float:
