@@ -17,7 +17,7 @@ from .checkpoints import load_run, save_run
 from .data import Array, Kind, choose_sigma_min, to_tensor
 from .domains import Domain
 from .domains.base import batch_shape
-from .losses import DenoisingScoreMatching
+from .losses import LOSSES
 from .networks import MLP
 from .samplers import EulerMaruyama, Sampler
 from .scores import ScoreModel
@@ -44,7 +44,9 @@ class ReflectedDiffusion:
         sigma_min: least noise, in the units of the data; by default from the spacing of the data and their
             distance from the wall.
         sigma_max: most noise; by default from the domain's spectral gap.
-        weighting: of noise levels in the loss; see :class:`DenoisingScoreMatching`.
+        loss: ``"denoising"``, or ``"implicit"`` or ``"sliced"``, which need no denoising targets but have more
+            variance (:class:`ImplicitScoreMatching`, :class:`SlicedScoreMatching`).
+        weighting: of noise levels in the loss; see :class:`ScoreMatching`.
         steps: gradient steps.
         batch_size: points in each.
         learning_rate: of Adam.
@@ -71,6 +73,7 @@ class ReflectedDiffusion:
         dropout: float = 0.0,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
+        loss: Literal["denoising", "implicit", "sliced"] = "denoising",
         weighting: Literal["likelihood", "fidelity"] = "fidelity",
         steps: int = 5000,
         batch_size: int = 512,
@@ -80,10 +83,13 @@ class ReflectedDiffusion:
     ) -> None:
         if not isinstance(domain, Domain):
             raise TypeError(f"domain must be a Domain such as Hypercube(2), not {type(domain).__name__}")
+        if loss not in LOSSES:
+            raise ValueError(f"loss must be one of {', '.join(map(repr, LOSSES))}, not {loss!r}")
         self.domain = domain
         self.network = network
         self.width, self.depth, self.dropout = width, depth, dropout
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
+        self.loss: Literal["denoising", "implicit", "sliced"] = loss
         self.weighting: Literal["likelihood", "fidelity"] = weighting
         self.steps, self.batch_size, self.learning_rate = steps, batch_size, learning_rate
         self.seed, self.device = seed, device
@@ -116,7 +122,7 @@ class ReflectedDiffusion:
         if most is None and not self.domain.spectral_gap > 0:  # no walls: noise as wide as the data
             most = float((data.flatten(1) - data.flatten(1).mean(0)).norm(dim=1).max())
         sde = ReflectedSDE(self.domain, least, most)
-        loss = DenoisingScoreMatching(sde, self.weighting)
+        loss = LOSSES[self.loss](sde, self.weighting)
         self.history_ = []
         self.sde_ = sde
         self.score_ = self._build(sde, 0 if rows is None else rows.shape[1]).to(data.device)
@@ -253,6 +259,7 @@ _SAVED = (
     "dropout",
     "sigma_min",
     "sigma_max",
+    "loss",
     "weighting",
     "steps",
     "batch_size",

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import trange
 
 from .domains.checks import SolverError, trusted
-from .losses import DenoisingScoreMatching
+from .losses import ScoreMatching
 from .scores import ScoreModel
 
 __all__ = ["Recipe", "train"]
@@ -58,7 +58,7 @@ class Recipe:
 
 def train(
     model: ScoreModel,
-    loss: DenoisingScoreMatching,
+    loss: ScoreMatching,
     x: Tensor,
     recipe: Recipe,
     *,

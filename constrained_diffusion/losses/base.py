@@ -1,0 +1,114 @@
+"""What all score matching losses share: how noise levels are weighted, and how times are drawn."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+
+from ..sde import ReflectedSDE, Score
+
+__all__ = ["ScoreMatching", "TimeSampling", "Weighting"]
+
+Weighting = Literal["likelihood", "fidelity"]
+TimeSampling = Literal["importance", "uniform"]
+
+_GRID = 1024
+_FLOOR = 0.1  # share of uniform times beside importance sampling, so that no weight exceeds ten
+
+
+class ScoreMatching(ABC):
+    r"""Monte Carlo estimate of :math:`\int_0^1 \lambda(t)\, \ell(t)\, dt`, where l is :meth:`at`: one time per sample.
+
+    Args:
+        sde: the forward process.
+        weighting: ``"likelihood"``: lambda = g^2, with which the denoising loss is, up to a constant, a bound on
+            the negative log-likelihood in nats (Song et al. 2021, arXiv 2101.09258). ``"fidelity"``: lambda = 2 /
+            E|u|^2 (u the denoising target, for uniform data), so that each noise level's relative error
+            counts alike; on R^d that is lambda proportional to sigma^2.
+        time_sampling: ``"importance"`` draws times in proportion to lambda E|u|^2, nine in ten of them, and
+            the others uniformly, and divides by that density; ``"uniform"`` draws them uniformly. Both
+            estimate the same integral.
+    """
+
+    def __init__(
+        self, sde: ReflectedSDE, weighting: Weighting = "likelihood", time_sampling: TimeSampling = "importance"
+    ) -> None:
+        if weighting not in ("likelihood", "fidelity"):
+            raise ValueError(f'weighting must be "likelihood" or "fidelity", not {weighting!r}')
+        if time_sampling not in ("importance", "uniform"):
+            raise ValueError(f'time_sampling must be "importance" or "uniform", not {time_sampling!r}')
+        self.sde, self.weighting, self.time_sampling = sde, weighting, time_sampling
+
+    @abstractmethod
+    def at(
+        self, score: Score, x0: Tensor, t: Tensor, *, generator: Generator | None = None, **condition: Tensor
+    ) -> Tensor:
+        """Loss of each sample at given times, unweighted.
+
+        Args:
+            score: the score to train.
+            x0: data inside the domain, ``[*batch, *event_shape]``.
+            t: times in [0, 1], ``[*batch]``.
+            generator: source of the noise.
+            condition: tensors ``[*batch, ...]`` handed to the score.
+
+        Returns:
+            Losses ``[*batch]``, in 1/length^2.
+        """
+
+    def __call__(self, score: Score, x0: Tensor, *, generator: Generator | None = None, **condition: Tensor) -> Tensor:
+        """Loss of each sample at a random time, weighted.
+
+        Args:
+            score: the score to train.
+            x0: data inside the domain, ``[*batch, *event_shape]``.
+            generator: source of the times and the noise.
+            condition: tensors ``[*batch, ...]`` handed to the score.
+
+        Returns:
+            Losses ``[*batch]``; their mean is the loss.
+        """
+        self.sde.check_data("x0", x0)
+        batch = x0.shape[: x0.ndim - len(self.sde.domain.event_shape)]
+        t, density = self.sample_times(batch, x0, generator=generator)
+        return self.at(score, x0, t, generator=generator, **condition) * self.weight(t) / density
+
+    def weight(self, t: Tensor) -> Tensor:
+        """lambda(t), ``[*batch]``."""
+        if self.weighting == "likelihood":
+            return self.sde.diffusion(t) ** 2
+        return 2 / self._target_square(t)
+
+    def sample_times(
+        self, shape: torch.Size, like: Tensor, *, generator: Generator | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw times ``[*shape]`` in [0, 1], and the density ``[*shape]`` they were drawn from.
+
+        The draws are stratified: each alone is random, and together they spread evenly.
+        """
+        n = shape.numel()
+        u = torch.rand(n, generator=generator, dtype=like.dtype, device=like.device)
+        strata = torch.randperm(n, generator=generator, device=like.device)
+        u = ((strata + u) / max(n, 1)).reshape(shape)
+        if self.time_sampling == "uniform":
+            return u, torch.ones_like(u)
+        edges, density = (v.to(like) for v in self._importance)
+        cdf = torch.cat([density.new_zeros(1), density.cumsum(0)]) / len(density)
+        cell = (torch.searchsorted(cdf, u.contiguous(), right=True) - 1).clamp(0, len(density) - 1)
+        t = edges[cell] + (u - cdf[cell]) / density[cell]
+        return t.clamp(0, 1), density[cell]
+
+    def _target_square(self, t: Tensor) -> Tensor:
+        return self.sde.domain.dim * self.sde.target_rms(self.sde.sigma(t)) ** 2
+
+    @cached_property
+    def _importance(self) -> tuple[Tensor, Tensor]:
+        """Left edges and density of the time cells."""
+        edges = torch.arange(_GRID, dtype=torch.float64) / _GRID
+        middle = edges + 0.5 / _GRID
+        wanted = self.weight(middle) * self._target_square(middle)
+        return edges, (1 - _FLOOR) * wanted / wanted.mean() + _FLOOR
