@@ -4,14 +4,27 @@ A domain is geometry; a reflected SDE noises data inside it; a score network lea
 work over any domain. Start with :class:`ReflectedDiffusion`.
 """
 
-from .domains import Ball, Domain, DomainError, Euclidean, Hypercube, Polytope, ShapeError, Simplex, SolverError
-from .losses import DenoisingScoreMatching
+from .domains import (
+    Ball,
+    Domain,
+    DomainError,
+    Euclidean,
+    Hypercube,
+    MetropolisDomain,
+    Polytope,
+    Product,
+    ShapeError,
+    Simplex,
+    SolverError,
+)
+from .losses import DenoisingScoreMatching, ImplicitScoreMatching, SlicedScoreMatching
 from .model import ReflectedDiffusion
 from .networks import MLP
 from .samplers import EulerMaruyama, PredictorCorrector, Sampler, Samples
 from .schedules import CustomSchedule, GeometricSchedule, Schedule
 from .scores import ScoreModel
 from .sde import ReflectedSDE, mixing_sigma
+from .simulation import Paths, sample_sde
 
 __version__ = "0.1.0"
 
@@ -26,8 +39,12 @@ __all__ = [
     "EulerMaruyama",
     "GeometricSchedule",
     "Hypercube",
+    "ImplicitScoreMatching",
+    "MetropolisDomain",
+    "Paths",
     "Polytope",
     "PredictorCorrector",
+    "Product",
     "ReflectedDiffusion",
     "ReflectedSDE",
     "Sampler",
@@ -36,7 +53,9 @@ __all__ = [
     "ScoreModel",
     "ShapeError",
     "Simplex",
+    "SlicedScoreMatching",
     "SolverError",
     "__version__",
     "mixing_sigma",
+    "sample_sde",
 ]

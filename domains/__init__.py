@@ -11,7 +11,9 @@ from .base import Domain
 from .checks import DomainError, ShapeError, SolverError, trusted
 from .euclidean import Euclidean
 from .hypercube import Hypercube
+from .membership import MetropolisDomain
 from .polytope import Polytope
+from .product import Product
 from .simplex import Simplex
 
 __all__ = [
@@ -20,7 +22,9 @@ __all__ = [
     "DomainError",
     "Euclidean",
     "Hypercube",
+    "MetropolisDomain",
     "Polytope",
+    "Product",
     "ShapeError",
     "Simplex",
     "SolverError",

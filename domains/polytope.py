@@ -300,7 +300,8 @@ class Polytope(Domain):
             values = torch.linalg.eigvalsh(spread)
             if float(values[-1] / values[0]) < 4:
                 break
-        return factor
+        found: Tensor = factor
+        return found
 
     def _walk_in(self, factor: Tensor, z: Tensor, generator: Generator | None) -> Tensor:
         """A billiard step in the coordinates of ``factor``: its length is exponential, about the set's own size."""

@@ -11,14 +11,19 @@ import pytest
 import constrained_diffusion
 
 ROOT = Path(constrained_diffusion.__file__).parent
-DOMAINS = {"Euclidean", "Hypercube", "Simplex", "Ball"}
+DOMAINS = {
+    name
+    for name in constrained_diffusion.domains.__all__
+    if isinstance(getattr(constrained_diffusion, name, None), type)
+    and issubclass(getattr(constrained_diffusion, name), constrained_diffusion.Domain)
+} - {"Domain"}
 UPPER = [p for p in ROOT.rglob("*.py") if "domains" not in p.relative_to(ROOT).parts and p.name != "__init__.py"]
 
 
 def test_all_public_names_exist():
     for name in constrained_diffusion.__all__:
         assert hasattr(constrained_diffusion, name)
-    for module in ("domains", "samplers", "networks", "metrics", "plotting", "checkpoints"):
+    for module in ("domains", "losses", "samplers", "networks", "testing", "metrics", "plotting", "checkpoints"):
         loaded = importlib.import_module(f"constrained_diffusion.{module}")
         for name in loaded.__all__:
             assert hasattr(loaded, name)
