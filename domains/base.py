@@ -41,12 +41,14 @@ class Domain(ABC):
     Attributes:
         event_shape: shape of one point.
         dim: intrinsic dimension (the simplex of n parts has n - 1).
-        has_exact_kernel: whether the three ``*heat_kernel*`` methods are there.
+        has_exact_kernel: whether ``heat_kernel_log_prob`` and ``heat_kernel_score`` are there.
+        has_exact_walls: whether ``boundary`` and ``project`` are exact, not estimates.
     """
 
     event_shape: torch.Size
     dim: int
     has_exact_kernel: bool = False
+    has_exact_walls: bool = True
 
     _registry: ClassVar[dict[str, type[Domain]]] = {}
 
@@ -114,9 +116,13 @@ class Domain(ABC):
     def curvature(self, x: Tensor) -> Tensor:
         """Principal curvature ``[*batch, m]`` of each of :meth:`walls` where it is nearest to ``x``, in 1/length.
 
-        Positive where the domain is convex: 1/R on the inside of a sphere. The default is flat walls.
+        Positive where the domain is convex: 1/R on the inside of a sphere; where a wall bends differently in different
+        directions, the mean. The default is found by differences of the normals of :meth:`boundary`; where a
+        subclass gives :meth:`walls` of its own, they are taken to be flat.
         """
-        return torch.zeros_like(self.walls(x)[0])
+        if type(self).walls is not Domain.walls:
+            return torch.zeros_like(self.walls(x)[0])
+        return probing.curvature(self, x).unsqueeze(-1)
 
     def reflect(self, x: Tensor, displacement: Tensor) -> Tensor:
         """Where a point ends that moves straight and is mirrored at the walls.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _PROPOSALS = 1 << 16  # drawn at a time, and for the volume
 _ROUNDS = 1000  # of proposals, before rejection sampling gives up
 _TURNS = 16  # of a probe towards the wall's own normal
+_BEND, _MOST_BENT, _DIRECTIONS = 0.005, 10.0, 8  # step along a wall and largest curvature, in inradii; vectors tried
 
 
 def boundary_of_convex_set(domain: Domain, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -50,6 +51,29 @@ def boundary_of_convex_set(domain: Domain, x: Tensor) -> tuple[Tensor, Tensor]:
     outside = gap > 8 * torch.finfo(x.dtype).eps * domain.magnitude
     wide = outside.reshape(outside.shape + (1,) * k)
     return torch.where(outside, -gap, inside_distance), torch.where(wide, _unit(origin - x, k), normal)
+
+
+def curvature(domain: Domain, x: Tensor) -> Tensor:
+    """Mean curvature ``[*batch]`` of the wall where it is nearest to ``x``.
+
+    The rate at which the normal turns on the parallel surface through x, by central differences along at most eight
+    tangent vectors, carried to the wall. At edges, where normals jump, it is cut at ten over the inradius.
+    """
+    distance, n = domain.boundary(x)
+    if domain.dim < 2:
+        return torch.zeros_like(distance)
+    wide = (1,) * len(domain.event_shape)
+    step = _BEND * domain.inradius
+    turned = lengths = torch.zeros_like(domain.inner(x, n, n))
+    for e in domain.frame(x)[:_DIRECTIONS]:
+        across = domain.inner(x, e, n)
+        t = e - across.reshape(across.shape + wide) * n
+        ahead, behind = (domain.boundary(x + s * step * t)[1] for s in (1, -1))
+        turned = turned - domain.inner(x, t, ahead - behind) / (2 * step)
+        lengths = lengths + domain.inner(x, t, t)
+    most = _MOST_BENT / domain.inradius
+    bent = (turned / lengths).clamp(-most, most)
+    return bent / (1 + bent * distance).clamp(min=0.1)
 
 
 def bounding_box(domain: Domain) -> tuple[Tensor, Tensor]:

@@ -112,6 +112,11 @@ class Bench:
         if not bool(self.domain.boundary(self.inside[:1])[0].isfinite().all()):
             raise SkipCheck("there is no wall: the distance to it is infinite")
 
+    def need_exact_walls(self) -> None:
+        """Skip a check of what the domain says it only estimates."""
+        if not self.domain.has_exact_walls:
+            raise SkipCheck("boundary and project are estimates here: has_exact_walls is False")
+
     def uniform(self, count: int, purpose: str) -> Tensor:
         """Draws ``[count, *event_shape]`` of the domain's own uniform law."""
         x = self.domain.sample_uniform((count,), generator=self.generator(purpose), dtype=DOUBLE)

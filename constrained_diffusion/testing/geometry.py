@@ -30,7 +30,8 @@ def contains(bench: Bench) -> Finding:
     with_bad = domain.contains(strange)
     found.append(Finding(not bool(with_bad.any()), f"NaN and infinity: {with_bad.tolist()}"))
     if bench.bounded:
-        far = x + 1e3 * (bench.scale + bench.norm(x).max()) * bench.noise(x, "far")
+        away = bench.noise(x, "far")
+        far = x + 1e3 * (bench.scale + bench.norm(x).max()) * away / bench.wide(bench.norm(away))
         found.append(share("far points are not", ~domain.contains(far)))
     return together(*found)
 
@@ -73,6 +74,7 @@ def inside_stays(bench: Bench) -> Finding:
 
 @promise("project finds the nearest point", "return the nearest point of the set, in R^n or in the metric")
 def nearest(bench: Bench) -> Finding:
+    bench.need_exact_walls()
     y = bench.outside(60, "nearest")
     p = bench.domain.project(y)
     rivals = max(40, min(600, _MOST // (8 * len(y) * bench.size)))
@@ -149,6 +151,7 @@ def unit(bench: Bench) -> Finding:
 
 @promise("boundary: slope along the normal", "let the distance grow by t when a point moves by t along the normal")
 def slope(bench: Bench) -> Finding:
+    bench.need_exact_walls()
     x, _, n = _interior(bench)
     step = 1e-3 * bench.scale
     up, down = (bench.domain.boundary(x + s * step * n)[0] for s in (1, -1))
@@ -159,6 +162,7 @@ def slope(bench: Bench) -> Finding:
 
 @promise("boundary: foot on the wall", "return the distance to the wall: x - distance * normal must be on it")
 def foot(bench: Bench) -> Finding:
+    bench.need_exact_walls()
     x, d, n = _interior(bench)
     y = x - bench.wide(d) * n
     slack = 0.02 * d + _LOOSE * bench.scale

@@ -17,7 +17,7 @@ __all__ = ["PROMISES", "statistics"]
 _MOVES = (1e-6, 0.1, 1.0, 10.0, 1e3)  # lengths of moves, in inradii
 _ENOUGH = 500  # proposals inside that make a test of uniformity
 _WALK = 40  # steps of the walk that replaces proposals where a box is too empty
-_CLIMB = 200  # steps towards the middle
+_CLIMB = 400  # steps towards the middle
 
 
 @promise("reflect stays inside", "end every move inside, however long: where it cannot be mirrored, cut it in pieces")
@@ -39,6 +39,7 @@ def reflect_inside(bench: Bench) -> Finding:
 
 @promise("reflect far from walls is a sum", "return x + displacement where that move meets no wall")
 def plain_sum(bench: Bench) -> Finding:
+    bench.need_exact_walls()
     x = bench.inside[bench.depth >= 0.5 * bench.scale][: bench.few]
     v = bench.noise(x, "sum")
     v = 0.2 * bench.scale * v / bench.wide(bench.length(x, v))
@@ -129,18 +130,16 @@ def inradius(bench: Bench) -> Finding:
     claimed = float(bench.domain.inradius)
     if claimed == math.inf and not bench.bounded:
         raise SkipCheck("there is no wall")
-    best, x = bench.depth.clone(), bench.inside.clone()
-    top = best.argsort(descending=True)[:64]
-    x, best = x[top], best[top]
+    bench.need_walls()
+    x = bench.inside[bench.depth.argsort(descending=True)[:16]]
+    deepest = bench.scale
     for i in range(_CLIMB):
-        step = 0.2 * bench.scale * 0.97**i
-        d, n = bench.domain.boundary(x)
-        y = x + step * n + 0.3 * step / math.sqrt(bench.domain.dim) * bench.noise(x, f"climb {i}")
-        inside = bench.domain.contains(y, atol=bench.atol())
-        better = inside & (bench.domain.boundary(y)[0] > d - 0.5 * step)
-        x = torch.where(bench.wide(better), y, x)
-        best = torch.maximum(best, torch.where(better, bench.domain.boundary(y)[0], d))
-    deepest = float(best.max())
+        step = 0.3 * max(bench.scale, min(claimed, bench.domain.diameter)) * 0.985**i
+        distances, normals = bench.domain.walls(x)
+        weights = (-distances / step).softmax(-1)  # away from all walls that are about as near as the nearest
+        y = x + step * (weights.reshape(*weights.shape, *(1,) * bench.k) * normals).sum(1)
+        x = torch.where(bench.wide(bench.domain.contains(y, atol=bench.atol())), y, x)
+        deepest = max(deepest, float(bench.domain.boundary(x)[0].max()))
     ok = 0.5 * deepest <= claimed <= 1.1 * deepest
     return Finding(ok, f"{claimed:.4g}; the deepest point found is {deepest:.4g} from the wall")
 

@@ -48,7 +48,7 @@ class Annulus(Domain):
 
     def curvature(self, x):
         near_hole = x.norm(dim=-1) < (self.hole + self.radius) / 2
-        return torch.where(near_hole, -1 / self.hole, 1 / self.radius).unsqueeze(-1)
+        return torch.where(near_hole, -1 / self.hole, 1 / self.radius).unsqueeze(-1).to(x)
 
 
 OWN = [ProjectedBox(), ProjectedDisc(), Annulus()]

@@ -1,0 +1,133 @@
+r"""Which walls a step of a reflected path touched, when, and what of a Bismut-Elworthy-Li sum is left by it.
+
+May use: torch, and the domain's ``curvature``.
+
+Read backwards, a step of variance h goes from a to b. Distances alpha and beta from a flat wall being known, the
+path between touched that wall with probability 1 - tanh(alpha beta / h). Up to its first touch Brownian
+motion moved exactly -alpha across the wall; after it, whatever goes across the wall is lost, and on a wall of curvature
+kappa the rest is damped by exp(-kappa L), L the local time, whose law given a touch is known too.
+
+Where one step touched several walls, each is taken to have been touched for the first time and for the last as if
+it were alone. These times have closed laws: with y = f / (h - f), f the time of the first touch of a bridge that goes
+through the wall, y is inverse Gaussian of mean alpha / beta and shape alpha^2 / h; from then on the last touch is a
+first one from the other end, where the law is Levy's. The events are put in order, the path is taken to be on
+the wall at each and straight between them, and at each event what goes across that wall is lost. Walls at right
+angles have no error; others have one of the order of the step.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Generator, Tensor
+
+if TYPE_CHECKING:
+    from .base import Domain
+
+__all__ = ["backward_step"]
+
+
+def backward_step(
+    domain: Domain,
+    a: Tensor,
+    b: Tensor,
+    h: Tensor,
+    total: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    normals: Tensor,
+    generator: Generator | None,
+) -> Tensor:
+    """DB + P ``total`` for backward steps.
+
+    Args:
+        domain: where.
+        a: points from which the steps go, ``[B, *event_shape]``.
+        b: points to which they go.
+        h: their variances ``[B]``.
+        total: what was summed beyond ``b``, ``[B, *event_shape]``.
+        alpha: distances of ``a`` from the walls, ``[B, m]``.
+        beta: distances of ``b``.
+        normals: inward unit normals of the walls at ``a``, ``[B, m, *event_shape]``.
+        generator: source of randomness.
+
+    Returns:
+        The sum from ``a`` on, ``[B, *event_shape]``.
+    """
+    least = torch.finfo(a.dtype).tiny ** 0.25
+    alpha, beta, h = alpha.clamp(min=least), beta.clamp(min=least), h.unsqueeze(-1)
+    touched = torch.rand(alpha.shape, generator=generator, dtype=a.dtype, device=a.device) > torch.tanh(
+        alpha * beta / h
+    )
+    step = b - a
+    out = step + total
+    count = touched.sum(-1)
+    for several in (False, True):
+        rows = (count > 1 if several else count == 1).nonzero().squeeze(-1)
+        if not len(rows):
+            continue
+        hit, which = touched[rows].to(torch.uint8).topk(int(count[rows].max()), dim=-1)
+        mask = hit.to(a.dtype)
+        n = normals[rows.unsqueeze(-1), which].flatten(2) * mask.unsqueeze(-1)  # zero for those not hit
+        there, back = alpha[rows].gather(-1, which), beta[rows].gather(-1, which)
+        u = torch.rand(there.shape, generator=generator, dtype=a.dtype, device=a.device)
+        c = there + back
+        local_time = (c**2 - 2 * h[rows] * torch.log1p(-u)).sqrt() - c
+        bend = (domain.curvature(a[rows]).gather(-1, which) * local_time * mask).sum(-1, keepdim=True)
+        carried = total[rows].flatten(1) * torch.exp(-bend)
+        if several:
+            found = _after_events(n, mask, there, back, h[rows], step[rows].flatten(1), carried, generator)
+        else:
+            moved = step[rows].flatten(1) + carried
+            found = moved - n[:, 0] * ((n[:, 0] * moved).sum(-1, keepdim=True) + there)
+        out[rows] = found.reshape(-1, *domain.event_shape)
+    return out
+
+
+def _after_events(
+    n: Tensor,
+    mask: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    h: Tensor,
+    step: Tensor,
+    carried: Tensor,
+    generator: Generator | None,
+) -> Tensor:
+    """The sum where several walls were touched: normals ``[b, k, D]``, vectors ``[b, D]``, the rest ``[b, k]``."""
+    first, last = _first_and_last_touch(alpha, beta, h, generator)
+    never = mask == 0
+    times = torch.cat([first.masked_fill(never, 2.0), last.masked_fill(never, 2.0)], -1)  # shares of the step
+    times, order = times.sort(-1)
+    wall = order % n.shape[1]
+    times = times.clamp(max=1)
+    gap = ((1 - times) * alpha.gather(-1, wall) + times * beta.gather(-1, wall)).unsqueeze(-1)
+    normal = torch.take_along_dim(n, wall.unsqueeze(-1), 1)
+    between = torch.diff(times, dim=-1, prepend=torch.zeros_like(times[:, :1])).unsqueeze(-1) * step.unsqueeze(1)
+    v = (1 - times[:, -1:]) * step + carried
+    for e in range(times.shape[-1] - 1, -1, -1):
+        m = normal[:, e]
+        v = v + between[:, e] - m * ((m * v).sum(-1, keepdim=True) + gap[:, e])
+        if e:  # the straight piece before starts on the wall of the event before it
+            v = v + normal[:, e - 1] * gap[:, e - 1]
+    return v
+
+
+def _first_and_last_touch(
+    alpha: Tensor, beta: Tensor, h: Tensor, generator: Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Times ``[b, k]`` of the first and the last touch of each wall, in shares of the step, given that it was touched.
+
+    The inverse Gaussian by Michael, Schucany & Haas (1976).
+    """
+    z = torch.randn((2, *alpha.shape), generator=generator, dtype=alpha.dtype, device=alpha.device)
+    u = torch.rand(alpha.shape, generator=generator, dtype=alpha.dtype, device=alpha.device)
+    mean = alpha / beta
+    w = z[0] ** 2 * h / (2 * alpha * beta)
+    y = mean / (1 + w + (w * (w + 2)).sqrt())
+    y = torch.where(u * (mean + y) <= mean, y, mean * (mean / y))
+    first = 1 / (1 + 1 / y)
+    rest = 1 - first
+    y = beta**2 / (h * rest * z[1] ** 2).clamp(min=torch.finfo(alpha.dtype).tiny)
+    return first, 1 - rest / (1 + 1 / y)
