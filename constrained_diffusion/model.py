@@ -26,6 +26,8 @@ from .training import Recipe, train
 
 __all__ = ["ReflectedDiffusion"]
 
+_REUSE = 8  # batches that a point noised by a simulated path serves: simulating then costs about a gradient step
+
 
 class ReflectedDiffusion:
     """A generative model of data in a domain, whose samples never leave it.
@@ -49,6 +51,7 @@ class ReflectedDiffusion:
         weighting: of noise levels in the loss; see :class:`ScoreMatching`.
         steps: gradient steps.
         batch_size: points in each.
+        reuse: how many gradient steps each noised point serves; by default 1, or 8 where noise is simulated.
         learning_rate: of Adam.
         seed: of everything random in ``fit`` and of the first ``sample`` after it.
         device: where to train and sample; by default where the data are.
@@ -77,6 +80,7 @@ class ReflectedDiffusion:
         weighting: Literal["likelihood", "fidelity"] = "fidelity",
         steps: int = 5000,
         batch_size: int = 512,
+        reuse: int | None = None,
         learning_rate: float = 2e-3,
         seed: int = 0,
         device: torch.device | str | None = None,
@@ -92,6 +96,7 @@ class ReflectedDiffusion:
         self.loss: Literal["denoising", "implicit", "sliced"] = loss
         self.weighting: Literal["likelihood", "fidelity"] = weighting
         self.steps, self.batch_size, self.learning_rate = steps, batch_size, learning_rate
+        self.reuse = reuse
         self.seed, self.device = seed, device
 
     def __repr__(self) -> str:
@@ -114,7 +119,8 @@ class ReflectedDiffusion:
             TypeError, ValueError: the data are not of a kind, shape or place that can be used.
             SolverError: training diverged.
         """
-        recipe = Recipe(self.steps, self.batch_size, self.learning_rate)
+        reuse = (_REUSE if self.domain.simulates_paths else 1) if self.reuse is None else self.reuse
+        recipe = Recipe(self.steps, self.batch_size, self.learning_rate, reuse=reuse)
         data, self._kind = to_tensor("x", x, self.domain, device=self.device)
         rows = _condition("condition", condition, len(data), data)
         least = choose_sigma_min(self.domain, data) if self.sigma_min is None else self.sigma_min
@@ -263,6 +269,7 @@ _SAVED = (
     "weighting",
     "steps",
     "batch_size",
+    "reuse",
     "learning_rate",
     "seed",
 )

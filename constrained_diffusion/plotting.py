@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
+    from matplotlib.path import Path as Curve
 
 __all__ = [
     "ball_3d",
@@ -40,6 +41,7 @@ __all__ = [
 
 Points = Tensor | npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 Kind = Literal["auto", "scatter", "density"]
 
 INK, FAINT = "#1d2433", "#c9ced8"
@@ -63,7 +65,8 @@ def film_strip(
     Args:
         frames: clouds ``[n, 2]``, in the order in which they are shown.
         titles: a line above each panel.
-        outline: corners ``[k, 2]`` of the domain, in order; or a list of them, one for each panel.
+        outline: corners ``[k, 2]`` of the domain, in order; or a list of them, one for each panel. Rows of NaN
+            part several loops: an outer one and holes.
         columns: panels in a row; by default all of them.
         title: a line above the figure.
         kind: dots, a histogram, or ("auto") what suits the number of points.
@@ -76,7 +79,7 @@ def film_strip(
     each = [one] * len(clouds) if one is not None or outline is None else list(outline)
     if len(each) != len(clouds):
         raise ShapeError(f"outline has {len(each)} entries; expected one, or {len(clouds)}, one a panel")
-    edges = [None if edge is None else _cloud("outline", edge, 2) for edge in each]
+    edges = [None if edge is None else _outline(edge) for edge in each]
     windows = [_limits([cloud], edge) for cloud, edge in zip(clouds, edges, strict=True)]
     names = _names("titles", titles, len(clouds))
     figure, panels = _panels(len(clouds), columns or len(clouds), windows[0], 2.2, title)
@@ -351,16 +354,17 @@ def _draw_cloud(
     top: float | None = None,
 ) -> float | None:
     """Dots or a histogram with the outline around it; returns the top of the histogram's colour scale."""
-    from matplotlib.patches import Polygon
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path as Curve
 
     panel.set(xlim=limits[:, 0], ylim=limits[:, 1], aspect="equal")
     panel.set_axis_off()
     edge, outside = None, np.zeros(len(points), dtype=bool)
     if outline is not None:
-        edge = Polygon(outline, closed=True, fill=False, edgecolor=INK, linewidth=1.2, zorder=3)
+        loops = [Curve(np.concatenate([loop, loop[:1]]), closed=True) for loop in _loops(outline)]
+        edge = PathPatch(Curve.make_compound_path(*loops), fill=False, edgecolor=INK, linewidth=1.2, zorder=3)
         panel.add_patch(edge)
-        centre = outline.mean(0)  # points on the wall are inside: draw them in by a rounding error first
-        outside = ~edge.get_path().contains_points(centre + (points - centre) * (1 - 1e-5))
+        outside = ~np.logical_xor.reduce([_inside(loop, points, hole=i > 0) for i, loop in enumerate(loops)])
     x, y = points[outside].T
     panel.scatter(x, y, s=6, color=OUTSIDE, linewidths=0, zorder=4, rasterized=True)
     x, y = points[~outside].T
@@ -368,7 +372,7 @@ def _draw_cloud(
         size = float(np.clip(8000 / len(points), 2.5, 12.0)) if len(points) else 0.0
         panel.scatter(x, y, s=size, color=colour, alpha=0.55, linewidths=0, rasterized=True)
         return top
-    low, high = limits if outline is None else (outline.min(0), outline.max(0))
+    low, high = limits if outline is None else (np.nanmin(outline, 0), np.nanmax(outline, 0))
     finest = 8 * float(np.clip(np.round(np.sqrt(len(points) / 20) / 8), 3, 20))
     cells = [max(1, round(finest * float(side) / float((high - low).max()))) for side in high - low]
     window = [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
@@ -425,7 +429,7 @@ def _limits(clouds: Sequence[Floats], outline: Floats | None) -> Floats:
     points = np.concatenate(clouds)
     low, high = points.min(0), points.max(0)
     if outline is not None:
-        inner, outer = outline.min(0), outline.max(0)
+        inner, outer = np.nanmin(outline, 0), np.nanmax(outline, 0)
         low = np.clip(low, inner - _BEYOND * (outer - inner), inner)
         high = np.clip(high, outer, outer + _BEYOND * (outer - inner))
     margin = 0.03 * float((high - low).max() or 1.0)
@@ -443,6 +447,28 @@ def _cloud(name: str, points: Points, width: int) -> Floats:
     if not np.isfinite(array).all():
         raise DomainError(f"{name} must be finite; a point that is not cannot be drawn")
     return array
+
+
+def _outline(points: Points) -> Floats:
+    """Corners ``[k, 2]``, loops parted by rows of NaN."""
+    array = _array(points)
+    finite = array[~np.isnan(array).all(-1)] if array.ndim == 2 else array
+    _cloud("outline", finite, 2)
+    return array
+
+
+def _loops(outline: Floats) -> list[Floats]:
+    """The loops of an outline."""
+    breaks = np.flatnonzero(np.isnan(outline).all(-1))
+    parts = np.split(outline, breaks)
+    return [part[~np.isnan(part).all(-1)] for part in parts if len(part) > 1]
+
+
+def _inside(loop: Curve, points: Floats, *, hole: bool) -> Bools:
+    """Which points are in a loop; those on it count as in the domain, so they are moved by a rounding error first."""
+    centre = np.asarray(loop.vertices)[:-1].mean(0)
+    inside: Bools = loop.contains_points(centre + (points - centre) * (1 + 1e-5 if hole else 1 - 1e-5))
+    return inside
 
 
 def _images(name: str, images: Points) -> Floats:

@@ -27,6 +27,7 @@ Score = Callable[..., Tensor]
 """``score(x, t, **condition)``: x ``[*batch, *event_shape]``, t ``[*batch]``, to a tensor like x."""
 
 _TABLE_SIZE, _TABLE_POINTS = 32, 512
+_TABLE_NUMBERS = 1 << 22  # coordinates simulated at a time
 
 
 def mixing_sigma(domain: Domain, distance: float = 1e-3) -> float:
@@ -165,11 +166,13 @@ class ReflectedSDE:
         generator = torch.Generator().manual_seed(0)
         grid = torch.linspace(math.log(self.sigma_min), math.log(self.sigma_max), _TABLE_SIZE, dtype=torch.float64)
         values = []
-        for log_sigma in grid:
-            x0 = self.domain.sample_prior(_TABLE_POINTS, self.sigma_max, generator=generator, dtype=torch.float64)
-            x, u = self.domain.diffuse(x0, math.exp(log_sigma), generator=generator)
-            values.append((self.domain.inner(x, u, u).mean() / self.domain.dim).log() / 2)
-        return grid, torch.stack(values)
+        at_once = max(1, _TABLE_NUMBERS // (_TABLE_POINTS * self.domain.event_shape.numel()))
+        for part in grid.exp().split(at_once):
+            shape = (len(part), _TABLE_POINTS)
+            x0 = self.domain.sample_prior(shape, self.sigma_max, generator=generator, dtype=torch.float64)
+            x, u = self.domain.diffuse(x0, part.unsqueeze(-1).expand(shape), generator=generator)
+            values.append((self.domain.inner(x, u, u).mean(-1) / self.domain.dim).log() / 2)
+        return grid, torch.cat(values)
 
     def check_data(self, name: str, x: Tensor) -> None:
         """Refuse data that are empty, of the wrong shape, not finite or outside the domain."""

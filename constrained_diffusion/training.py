@@ -16,6 +16,7 @@ from tqdm.auto import trange
 
 from .domains.checks import SolverError, trusted
 from .losses import ScoreMatching
+from .pool import NoisePool
 from .scores import ScoreModel
 
 __all__ = ["Recipe", "train"]
@@ -33,6 +34,7 @@ class Recipe:
         learning_rate: of Adam, at its peak; warmed up over the first steps and annealed to zero by a cosine.
         average: share of the run over which the exponential average of the weights reaches back.
         clip: largest norm of the gradient.
+        reuse: how many batches each noised point serves; more than 1 where noise is dear.
     """
 
     steps: int = 5000
@@ -40,10 +42,11 @@ class Recipe:
     learning_rate: float = 2e-3
     average: float = 0.02
     clip: float = 1.0
+    reuse: int = 1
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
-        for name in ("steps", "batch_size"):
+        for name in ("steps", "batch_size", "reuse"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
@@ -71,7 +74,7 @@ def train(
 
     Args:
         model: the score model.
-        loss: called as ``loss(model, x0, generator=generator)``.
+        loss: noises the data and compares.
         x: data inside the domain ``[n, *event_shape]``, on the model's device. Checked here once.
         recipe: see :class:`Recipe`.
         generator: source of the batches and the noise, on the data's device.
@@ -88,14 +91,22 @@ def train(
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(_decay(recipe)))
     optimiser = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, recipe.rate)
+    pool = NoisePool(
+        loss,
+        x,
+        condition,
+        batch_size=recipe.batch_size,
+        batches=recipe.steps,
+        reuse=recipe.reuse,
+        generator=generator,
+    )
     recent: list[Tensor] = []
     bar = trange(recipe.steps, disable=not progress, desc="training", mininterval=progress_interval())
     try:
         with trusted(), bar:
             for step in bar:
-                rows = torch.randint(len(x), (recipe.batch_size,), generator=generator, device=x.device)
-                extra = {} if condition is None else {"condition": condition[rows]}
-                value = loss(model, x[rows], generator=generator, **extra).mean()
+                noised, extra = pool.draw()
+                value = loss.evaluate(model, noised, generator=generator, **extra).mean()
                 optimiser.zero_grad(set_to_none=True)
                 value.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)

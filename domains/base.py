@@ -62,6 +62,11 @@ class Domain(ABC):
             raise TypeError(f"a domain named {cls.__name__} ships with the library; choose another name")
         Domain._registry[cls.__name__] = cls
 
+    @property
+    def simulates_paths(self) -> bool:
+        """Whether noise comes from simulated paths: that costs a hundred times a closed form, so it is used again."""
+        return not self.has_exact_kernel
+
     # ------------------------------------------------------------------ geometry
 
     def contains(self, x: Tensor, atol: float = 0.0) -> Tensor:

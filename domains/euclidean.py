@@ -58,6 +58,10 @@ class Euclidean(Domain):
         """There is no uniform law on R^d: raises ValueError."""
         raise ValueError(f"{self!r} has infinite volume and no uniform law; sample_prior draws from N(0, sigma^2)")
 
+    def curvature(self, x: Tensor) -> Tensor:
+        """There is no wall to bend: zeros ``[*batch, 1]``."""
+        return torch.zeros(*self._batch(x), 1, dtype=x.dtype, device=x.device)
+
     def sample_prior(
         self,
         shape: int | tuple[int, ...],

@@ -54,6 +54,11 @@ class Product(Domain):
         self.has_exact_kernel = all(f.has_exact_kernel for f in factors)
         self.magnitude = max(f.magnitude for f in factors)
 
+    @property
+    def simulates_paths(self) -> bool:
+        """Whether a factor does."""
+        return any(f.simulates_paths for f in self.factors)
+
     def split(self, x: Tensor) -> tuple[Tensor, ...]:
         """The factors' parts of points or vectors.
 

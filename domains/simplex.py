@@ -65,6 +65,11 @@ class Simplex(Domain):
             if n <= 3:
                 self.spectral_gap = {2: math.pi**2 / 2, 3: 8 * math.pi**2 / 9}[n]
 
+    @property
+    def simulates_paths(self) -> bool:
+        """In the Euclidean metric with more than three parts."""
+        return not self._cumulative and self.n > 3
+
     # ------------------------------------------------------------------ geometry
 
     def contains(self, x: Tensor, atol: float = 0.0) -> Tensor:

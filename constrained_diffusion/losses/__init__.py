@@ -3,7 +3,7 @@
 One idea a file: what all share (weights and times), denoising, and the implicit losses, which need no target.
 """
 
-from .base import ScoreMatching
+from .base import Noised, ScoreMatching
 from .denoising import DenoisingScoreMatching
 from .divergence import value_and_trace
 from .implicit import ImplicitScoreMatching, SlicedScoreMatching
@@ -12,6 +12,7 @@ __all__ = [
     "LOSSES",
     "DenoisingScoreMatching",
     "ImplicitScoreMatching",
+    "Noised",
     "ScoreMatching",
     "SlicedScoreMatching",
     "value_and_trace",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -11,13 +12,34 @@ from torch import Generator, Tensor
 
 from ..sde import ReflectedSDE, Score
 
-__all__ = ["ScoreMatching", "TimeSampling", "Weighting"]
+__all__ = ["Noised", "ScoreMatching", "TimeSampling", "Weighting"]
 
 Weighting = Literal["likelihood", "fidelity"]
 TimeSampling = Literal["importance", "uniform"]
 
 _GRID = 1024
 _FLOOR = 0.1  # share of uniform times beside importance sampling, so that no weight exceeds ten
+
+
+@dataclass(frozen=True)
+class Noised:
+    """Noised points, ready for a loss.
+
+    Attributes:
+        x: points ``[*batch, *event_shape]``.
+        t: their times ``[*batch]``.
+        weight: of each in the loss ``[*batch]``.
+        target: denoising targets ``[*batch, *event_shape]``, or None for losses that need none.
+    """
+
+    x: Tensor
+    t: Tensor
+    weight: Tensor
+    target: Tensor | None
+
+    def __getitem__(self, rows: Tensor) -> Noised:
+        """Some of them."""
+        return Noised(self.x[rows], self.t[rows], self.weight[rows], None if self.target is None else self.target[rows])
 
 
 class ScoreMatching(ABC):
@@ -44,6 +66,22 @@ class ScoreMatching(ABC):
         self.sde, self.weighting, self.time_sampling = sde, weighting, time_sampling
 
     @abstractmethod
+    def noise(self, x0: Tensor, t: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor | None]:
+        """Noise data ``[*batch, *event_shape]`` up to times ``[*batch]``; with a target where the loss needs one."""
+
+    @abstractmethod
+    def local(
+        self,
+        score: Score,
+        x: Tensor,
+        t: Tensor,
+        target: Tensor | None,
+        *,
+        generator: Generator | None = None,
+        **condition: Tensor,
+    ) -> Tensor:
+        """Unweighted loss ``[*batch]`` at noised points ``[*batch, *event_shape]``, in 1/length^2."""
+
     def at(
         self, score: Score, x0: Tensor, t: Tensor, *, generator: Generator | None = None, **condition: Tensor
     ) -> Tensor:
@@ -59,6 +97,22 @@ class ScoreMatching(ABC):
         Returns:
             Losses ``[*batch]``, in 1/length^2.
         """
+        x, target = self.noise(x0, t, generator=generator)
+        return self.local(score, x, t, target, generator=generator, **condition)
+
+    def prepare(self, x0: Tensor, *, generator: Generator | None = None) -> Noised:
+        """Noise data ``[*batch, *event_shape]`` up to random times: what :meth:`evaluate` can use more than once."""
+        batch = x0.shape[: x0.ndim - len(self.sde.domain.event_shape)]
+        t, density = self.sample_times(batch, x0, generator=generator)
+        x, target = self.noise(x0, t, generator=generator)
+        return Noised(x, t, self.weight(t) / density, target)
+
+    def evaluate(
+        self, score: Score, noised: Noised, *, generator: Generator | None = None, **condition: Tensor
+    ) -> Tensor:
+        """Loss ``[*batch]`` of each sample that :meth:`prepare` has noised, weighted."""
+        x, t, target = noised.x, noised.t, noised.target
+        return self.local(score, x, t, target, generator=generator, **condition) * noised.weight
 
     def __call__(self, score: Score, x0: Tensor, *, generator: Generator | None = None, **condition: Tensor) -> Tensor:
         """Loss of each sample at a random time, weighted.
@@ -73,9 +127,7 @@ class ScoreMatching(ABC):
             Losses ``[*batch]``; their mean is the loss.
         """
         self.sde.check_data("x0", x0)
-        batch = x0.shape[: x0.ndim - len(self.sde.domain.event_shape)]
-        t, density = self.sample_times(batch, x0, generator=generator)
-        return self.at(score, x0, t, generator=generator, **condition) * self.weight(t) / density
+        return self.evaluate(score, self.prepare(x0, generator=generator), generator=generator, **condition)
 
     def weight(self, t: Tensor) -> Tensor:
         """lambda(t), ``[*batch]``."""

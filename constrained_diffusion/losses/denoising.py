@@ -19,10 +19,22 @@ class DenoisingScoreMatching(ScoreMatching):
     non-negative.
     """
 
-    def at(
-        self, score: Score, x0: Tensor, t: Tensor, *, generator: Generator | None = None, **condition: Tensor
+    def noise(self, x0: Tensor, t: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Noised points and their denoising targets."""
+        return self.sde.perturb(x0, t, generator=generator)
+
+    def local(
+        self,
+        score: Score,
+        x: Tensor,
+        t: Tensor,
+        target: Tensor | None,
+        *,
+        generator: Generator | None = None,
+        **condition: Tensor,
     ) -> Tensor:
-        """Half the squared distance to the target, ``[*batch]``; see :meth:`ScoreMatching.at`."""
-        x, target = self.sde.perturb(x0, t, generator=generator)
+        """Half the squared distance to the target, ``[*batch]``."""
+        if target is None:
+            raise ValueError("denoising needs a target: noise the points with this loss")
         error = score(x, t, **condition) - target
         return self.sde.domain.inner(x, error, error) / 2

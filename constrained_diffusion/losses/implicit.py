@@ -43,12 +43,22 @@ class ImplicitScoreMatching(ScoreMatching):
     Arguments as in :class:`ScoreMatching`.
     """
 
-    def at(
-        self, score: Score, x0: Tensor, t: Tensor, *, generator: Generator | None = None, **condition: Tensor
+    def noise(self, x0: Tensor, t: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, None]:
+        """Noised points; no target is needed."""
+        return _noise(self.sde, x0, t, generator)
+
+    def local(
+        self,
+        score: Score,
+        x: Tensor,
+        t: Tensor,
+        target: Tensor | None,
+        *,
+        generator: Generator | None = None,
+        **condition: Tensor,
     ) -> Tensor:
-        """|s|^2 / 2 + div s at a noised point, ``[*batch]``; see :meth:`ScoreMatching.at`."""
+        """|s|^2 / 2 + div s, ``[*batch]``."""
         domain = self.sde.domain
-        x = domain.noise(x0, self.sde.sigma(t), generator=generator)
         s, divergence = value_and_trace(domain, lambda y: score(y, t, **condition), x, domain.frame(x))
         return domain.inner(x, s, s) / 2 + divergence
 
@@ -80,12 +90,26 @@ class SlicedScoreMatching(ScoreMatching):
         if self.projections < 1:
             raise ValueError(f"projections must be positive, not {projections!r}")
 
-    def at(
-        self, score: Score, x0: Tensor, t: Tensor, *, generator: Generator | None = None, **condition: Tensor
+    def noise(self, x0: Tensor, t: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, None]:
+        """Noised points; no target is needed."""
+        return _noise(self.sde, x0, t, generator)
+
+    def local(
+        self,
+        score: Score,
+        x: Tensor,
+        t: Tensor,
+        target: Tensor | None,
+        *,
+        generator: Generator | None = None,
+        **condition: Tensor,
     ) -> Tensor:
-        """|s|^2 / 2 + z . J z at a noised point, ``[*batch]``; see :meth:`ScoreMatching.at`."""
+        """|s|^2 / 2 + z . J z, ``[*batch]``."""
         domain = self.sde.domain
-        x = domain.noise(x0, self.sde.sigma(t), generator=generator)
         z = torch.stack([domain.sample_noise(x, generator=generator) for _ in range(self.projections)])
         s, total = value_and_trace(domain, lambda y: score(y, t, **condition), x, z)
         return domain.inner(x, s, s) / 2 + total / self.projections
+
+
+def _noise(sde: ReflectedSDE, x0: Tensor, t: Tensor, generator: Generator | None) -> tuple[Tensor, None]:
+    return sde.domain.noise(x0, sde.sigma(t), generator=generator), None

@@ -140,7 +140,8 @@ def inradius(bench: Bench) -> Finding:
         y = x + step * (weights.reshape(*weights.shape, *(1,) * bench.k) * normals).sum(1)
         x = torch.where(bench.wide(bench.domain.contains(y, atol=bench.atol())), y, x)
         deepest = max(deepest, float(bench.domain.boundary(x)[0].max()))
-    ok = 0.5 * deepest <= claimed <= 1.1 * deepest
+    above = 1.1 if bench.domain.dim <= 8 else 1.5  # in many dimensions the climb stops short of the top
+    ok = 0.5 * deepest <= claimed <= above * deepest
     return Finding(ok, f"{claimed:.4g}; the deepest point found is {deepest:.4g} from the wall")
 
 

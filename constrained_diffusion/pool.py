@@ -1,0 +1,72 @@
+"""Batches of noised points to train on; where noise is dear, each point serves several batches.
+
+May use: torch, losses. Noise from simulated paths costs far more than a gradient step of a small network. Drawing
+it for many batches at a time spreads the cost of each call, and using each noised point a few times, in
+another order and beside others, takes most of the rest off the training loop.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+from .losses import Noised, ScoreMatching
+
+__all__ = ["NoisePool"]
+
+_BATCHES = 32  # noised at a time
+_NUMBERS = 1 << 24  # coordinates held at a time, at most
+
+
+class NoisePool:
+    """Draws batches of noised data.
+
+    Args:
+        loss: noises the data.
+        x: data ``[n, *event_shape]``.
+        condition: one row ``[n, k]`` for each, or None.
+        batch_size: points in a batch.
+        batches: how many batches will be asked for.
+        reuse: how many batches each noised point serves. 1 noises each batch by itself.
+        generator: source of randomness.
+    """
+
+    def __init__(
+        self,
+        loss: ScoreMatching,
+        x: Tensor,
+        condition: Tensor | None,
+        *,
+        batch_size: int,
+        batches: int,
+        reuse: int,
+        generator: Generator,
+    ) -> None:
+        self.loss, self.x, self.condition, self.generator = loss, x, condition, generator
+        self.batch_size, self.reuse = batch_size, reuse
+        most = max(1, _NUMBERS // (batch_size * x[0].numel()))
+        self._chunk = min(_BATCHES, most, math.ceil(batches / reuse))
+        self._order: list[Tensor] = []
+
+    def draw(self) -> tuple[Noised, dict[str, Tensor]]:
+        """A batch of noised points, and the condition that goes with it, as keywords for the score."""
+        if self.reuse == 1:
+            rows, noised = self._noise(self.batch_size)
+            return noised, self._extra(rows)
+        if not self._order:
+            self._rows, self._noised = self._noise(self._chunk * self.batch_size)
+            for _ in range(self.reuse):
+                order = torch.randperm(len(self._rows), generator=self.generator, device=self.x.device)
+                self._order += order.split(self.batch_size)
+        chosen = self._order.pop()
+        return self._noised[chosen], self._extra(self._rows[chosen])
+
+    def _noise(self, size: int) -> tuple[Tensor, Noised]:
+        """Rows of random data, and those data noised."""
+        rows = torch.randint(len(self.x), (size,), generator=self.generator, device=self.x.device)
+        return rows, self.loss.prepare(self.x[rows], generator=self.generator)
+
+    def _extra(self, rows: Tensor) -> dict[str, Tensor]:
+        return {} if self.condition is None else {"condition": self.condition[rows]}

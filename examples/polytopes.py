@@ -1,0 +1,63 @@
+"""Convex sets without a closed kernel: ten-part compositions with isotropic noise, and doubly stochastic matrices.
+
+Each is trained by denoising along simulated paths. Draws pairs of coordinates of held-back data and samples.
+
+    python examples/polytopes.py [--quick] [--out FOLDER]
+"""
+
+import time
+
+import torch
+from report import halves, options, report
+from torch import Tensor
+
+from constrained_diffusion import Domain, Polytope, ReflectedDiffusion, Simplex
+from constrained_diffusion.plotting import film_strip, save_figure
+
+POINTS = 8000
+
+
+def dirichlet_mixture(n: int, generator: torch.Generator) -> Tensor:
+    """Three kinds of compositions of n parts, one of them with many parts near zero."""
+    concentrations = torch.stack([torch.linspace(0.3, 6, n), torch.linspace(6, 0.3, n), torch.full((n,), 0.8)])
+    kind = torch.randint(3, (POINTS,), generator=generator)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return torch.distributions.Dirichlet(concentrations.double()[kind]).sample()
+
+
+def noisy_assignments(domain: Polytope, n: int, generator: torch.Generator) -> Tensor:
+    """Half-way between the centre and one of four permutations, and reflected noise."""
+    permutations = torch.eye(n, dtype=torch.float64)[
+        torch.stack([torch.randperm(n, generator=generator) for _ in range(4)])
+    ]
+    vertex = permutations[torch.randint(4, (POINTS,), generator=generator)]
+    z = torch.randn(POINTS, n, n, generator=generator, dtype=torch.float64)
+    return domain.reflect(0.4 * domain.centre + 0.6 * vertex, 0.08 * domain.tangent(vertex, z))
+
+
+def main() -> None:
+    run = options(__doc__)
+    generator = torch.Generator().manual_seed(0)
+    three, four = Polytope.birkhoff(3), Polytope.birkhoff(4)
+    problems: list[tuple[str, Domain, Tensor]] = [
+        ("compositions of ten parts", Simplex(10, "euclidean"), dirichlet_mixture(10, generator)),
+        ("doubly stochastic 3 x 3", three, noisy_assignments(three, 3, generator)),
+        ("doubly stochastic 4 x 4", four, noisy_assignments(four, 4, generator)),
+    ]
+    frames, titles = [], []
+    for name, domain, data in problems:
+        train, held_back = halves(data)
+        start = time.monotonic()
+        model = ReflectedDiffusion(domain, width=128, steps=run.steps(4000)).fit(train)
+        print(f"{name}: {1000 * (time.monotonic() - start) / model.steps:.1f} ms a training step")
+        samples = model.sample(len(held_back) // (10 if run.quick else 1), steps=run.sampler_steps())
+        note = report(name, domain, samples, train, held_back)
+        frames += [x.flatten(1)[:, [0, -1]] for x in (held_back, samples)]
+        titles += [f"data: {name}", f"samples: {note.split(',')[0]}"]
+    figure = film_strip(frames, titles, columns=2, generated=[1, 3, 5], kind="scatter")
+    run.finish(save_figure(figure, run.out / "polytopes.png"))
+
+
+if __name__ == "__main__":
+    main()
