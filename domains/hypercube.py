@@ -38,6 +38,8 @@ class Hypercube(Domain):
 
     has_exact_kernel = True
 
+    path_memory = math.inf  # convex
+
     def __init__(self, shape: int | tuple[int, ...], low: Bound = 0.0, high: Bound = 1.0) -> None:
         self.event_shape = event_shape(shape)
         self.shape = tuple(self.event_shape)

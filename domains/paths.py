@@ -1,6 +1,6 @@
 r"""Noising by simulated reflected paths, with denoising targets: no kernel needed.
 
-May use: torch, and the domain's ``reflect``, ``walls`` and ``curvature``.
+May use: torch, and the domain's public methods.
 
 A path X_0 = x0, .., X_N takes reflected steps of variance h_k, sum h_k = sigma^2. Read backwards from its end it is
 again reflected Brownian motion, so a Bismut-Elworthy-Li formula (Elworthy & Li 1994; Thalmaier 1997) for that motion
@@ -10,7 +10,9 @@ the walls leave behind (:mod:`~constrained_diffusion.domains.touches`),
 
 .. math:: \sigma^2\, target = dB_N + P_N (dB_{N-1} + P_{N-1} (dB_{N-2} + \dots)),
 
-which is evaluated forwards, from the innermost bracket, while the path is simulated: nothing is stored.
+which is evaluated forwards, from the innermost bracket, while the path is simulated: nothing is stored. Any part of the
+path that ends at X_N will do, with its own variance for sigma^2: where walls bend outwards the P_k
+grow, and the sum begins :attr:`Domain.path_memory` before the end.
 
 **Steps.** Where one flat wall is in reach a step is exact at any length. What errs are steps from which several
 walls that are not at right angles, or the bend of one, are in reach. Such a step has at most sigma^2 / 64, or the
@@ -48,7 +50,8 @@ def simulate(
     """Simulate reflected paths.
 
     Args:
-        domain: where; only ``reflect``, ``sample_noise``, ``walls``, ``curvature`` and ``inradius`` are used.
+        domain: where; only ``reflect``, ``sample_noise``, ``walls``, ``curvature``, ``inradius`` and
+            ``path_memory`` are used.
         x0: starting points inside, ``[*batch, *event_shape]``.
         sigma: Brownian standard deviation at the end, ``[*batch]``.
         steps: how fine the steps are; see the module. The bias falls with their number.
@@ -62,6 +65,7 @@ def simulate(
     total = torch.zeros_like(x)
     variance = (sigma.reshape(-1) ** 2).to(x)
     least = (variance / steps).clamp(max=(_BESIDE * domain.inradius) ** 2)
+    window = variance.clamp(max=domain.path_memory)  # the end of the path, which the target is made of
     left, rows = variance.clone(), torch.arange(len(x), device=x.device)  # of those still on their way
     with trusted():
         distances, _ = domain.walls(x)
@@ -69,15 +73,18 @@ def simulate(
             start, time = x[rows], left[rows]
             h = torch.maximum(least[rows], _clearance(distances) ** 2)
             h = h.maximum(time * (_SHARE / steps)).maximum((time - (_FAR * domain.inradius) ** 2) * _FAR_SHARE)
-            h = torch.where(1.5 * h >= time, time, h)
+            before = time - window[rows]
+            goal = torch.where(before > 0, before, time)
+            h = torch.where(1.5 * h >= goal, goal, h)
             noise = domain.sample_noise(start, generator=generator)
             end = domain.reflect(start, h.sqrt().reshape(-1, *ones) * noise)
-            before, (distances, normals) = distances, domain.walls(end)
-            total[rows] = backward_step(domain, end, start, h, total[rows], distances, before, normals, generator)
+            beta, (distances, normals) = distances, domain.walls(end)
+            value = backward_step(domain, end, start, h, total[rows], distances, beta, normals, generator)
+            total[rows] = torch.where((before > 0).reshape(-1, *ones), 0.0, value)
             x[rows], left[rows] = end, time - h
             moving = (time > h).nonzero().squeeze(-1)
             rows, distances = rows[moving], distances[moving]
-    target = domain.tangent(x, total / variance.reshape(-1, *ones))
+    target = domain.tangent(x, total / window.reshape(-1, *ones))
     return x.reshape(x0.shape), target.reshape(x0.shape)
 
 

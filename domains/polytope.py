@@ -49,6 +49,8 @@ class Polytope(Domain):
         DomainError: a number is not finite, or the set is empty, unbounded or flat.
     """
 
+    path_memory = math.inf  # convex
+
     def __init__(self, A: Any, b: Any, A_eq: Any = None, b_eq: Any = None, shape: int | tuple[int, ...] | None = None):
         rows, values = halfspaces.read(A, b, "A")
         n = rows.shape[1]

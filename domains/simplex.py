@@ -40,6 +40,8 @@ class Simplex(Domain):
             Euclidean one where it is exact (n <= 3) and the cumulative one above.
     """
 
+    path_memory = math.inf  # convex
+
     def __init__(self, n: int, metric: Metric | None = None) -> None:
         if not isinstance(n, int) or n < 2:
             raise ValueError(f"n must be an integer of at least 2, not {n!r}")

@@ -56,6 +56,8 @@ class ScoreMatching(ABC):
             estimate the same integral.
     """
 
+    least_square: float = 0.0  # of a target that weights and densities are made of, a dimension, in 1/inradius^2
+
     def __init__(
         self, sde: ReflectedSDE, weighting: Weighting = "likelihood", time_sampling: TimeSampling = "importance"
     ) -> None:
@@ -155,7 +157,8 @@ class ScoreMatching(ABC):
         return t.clamp(0, 1), density[cell]
 
     def _target_square(self, t: Tensor) -> Tensor:
-        return self.sde.domain.dim * self.sde.target_rms(self.sde.sigma(t)) ** 2
+        square = self.sde.target_rms(self.sde.sigma(t)) ** 2
+        return self.sde.domain.dim * square.clamp(min=self.least_square / self.sde.domain.inradius**2)
 
     @cached_property
     def _importance(self) -> tuple[Tensor, Tensor]:

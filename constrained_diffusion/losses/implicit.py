@@ -15,7 +15,9 @@ differentiable: whatever of its damping or of its features autograd does not see
 
 The price is variance. At small noise div s is about -dim/sigma^2 and |s|^2 about dim/sigma^2, each with a spread of
 sqrt(dim)/sigma^2 that does not fall as the score becomes right, whereas the denoising loss of R^d goes to the
-conditional variance of u. Prefer denoising wherever :meth:`Domain.diffuse` gives targets.
+conditional variance of u. Prefer denoising wherever :meth:`Domain.diffuse` gives targets. At large noise, where u is
+exponentially small, a weight of 1/E|u|^2 would do the same to div s: these losses count E|u|^2 as
+dim / inradius^2 at least.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ class ImplicitScoreMatching(ScoreMatching):
 
     Arguments as in :class:`ScoreMatching`.
     """
+
+    least_square = 1.0
 
     def noise(self, x0: Tensor, t: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, None]:
         """Noised points; no target is needed."""
@@ -74,6 +78,8 @@ class SlicedScoreMatching(ScoreMatching):
         sde, weighting, time_sampling: as in :class:`ScoreMatching`.
         projections: random directions for each sample; the variance they add falls with their number.
     """
+
+    least_square = 1.0
 
     def __init__(
         self,
