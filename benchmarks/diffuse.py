@@ -22,6 +22,8 @@ DOMAINS = [
     Simplex(3),
     Simplex(6),
     Simplex(100),
+    Hypercube(999),
+    Simplex(1000),
     Simplex(6, "euclidean"),
     Ball(2),
     Ball(3),

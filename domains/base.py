@@ -1,12 +1,4 @@
-"""The interface of a domain, and everything a subclass gets for free.
-
-May use: torch, and this floor's own files. A subclass gives its shape, its dimension and one of
-
-* ``project(x)``, the nearest point of a *convex* set, or
-* ``boundary(x)``, the signed distance to the wall and the inward unit normal, of *any* set;
-
-the rest has a default here that a subclass overrides to be faster or exact.
-"""
+"""The interface of a domain, and everything a subclass gets for free. May use: torch, and this floor's own files."""
 
 from __future__ import annotations
 
@@ -22,12 +14,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
-from . import damping, paths, probing, values
+from . import damping, paths, probing, symmetrised, values
 from .checks import check_alike, check_batch, check_finite, check_inside, check_scale, check_tensor
 
 __all__ = ["Domain"]
 
-_REFLECT_CAP = 64  # pieces into which one move is cut at most before it ends on the wall
+_PROJECT_CAP = 64  # steps of a projection along normals
 
 
 class Domain(ABC):
@@ -37,6 +29,23 @@ class Domain(ABC):
     standard deviation of Brownian motion, in the units of the points. Kernels are those of reflected
     Brownian motion (generator: half the Neumann Laplacian) at Brownian time ``sigma**2``, as densities
     against the ``dim``-dimensional volume. A domain is a value: equal if its configuration is equal.
+
+    **What a subclass must give**: ``event_shape``, ``dim``, and one of
+
+    * ``project(x)``, the nearest point of a *convex* set, or
+    * ``boundary(x)``, the signed distance to the wall and the inward unit normal, of *any* set;
+
+    and an attribute of the same name for each constructor argument. On a set that is not convex also a lower bound of
+    ``spectral_gap``, which says how much noise makes the law uniform.
+
+    **What it gets**: everything else; so every process, loss, sampler and the estimator. Worth overriding where the
+    default is slow or approximate, most rewarding first: ``boundary`` beside ``project`` (the default walks along
+    projections), ``reflect`` (symmetrised steps, which miss the specular path at corners), ``walls`` where
+    several meet in edges, ``curvature`` (differences of normals), ``sample_uniform`` (rejection from the bounding box),
+    ``log_volume`` (Monte Carlo), ``inradius``, ``diameter``; ``tangent``, ``inner`` and ``frame`` on flat sets and
+    other metrics; the kernel's methods and ``has_exact_kernel`` where a closed form exists; ``features`` for networks.
+
+    ``constrained_diffusion.testing.check_domain(domain)`` tries all of these promises.
 
     Attributes:
         event_shape: shape of one point.
@@ -90,7 +99,7 @@ class Domain(ABC):
         """The nearest point of the domain, ``[*batch, *event_shape]``; points inside are returned as they are."""
         self._check(x=x)
         margin = 4 * torch.finfo(x.dtype).eps * self.magnitude
-        for _ in range(_REFLECT_CAP):
+        for _ in range(_PROJECT_CAP):
             distance, normal = self.boundary(x)
             if bool((distance >= 0).all()):
                 break
@@ -134,7 +143,7 @@ class Domain(ABC):
 
         The default is the symmetrised step of Bossy, Gobet & Talay (2004): the end point is mirrored in the
         wall; where that too lies outside, the move is cut in halves. A move that still has not
-        ended after 64 pieces stops at the wall.
+        ended after 64 pieces stops at the wall (:mod:`~constrained_diffusion.domains.symmetrised`).
 
         Args:
             x: points inside, ``[*batch, *event_shape]``.
@@ -146,22 +155,7 @@ class Domain(ABC):
         Raises:
             DomainError: a point lies outside, or a displacement is not finite.
         """
-        x, displacement = self._check_move(x, displacement)
-        left, piece = displacement, torch.ones(self._batch(x), dtype=x.dtype, device=x.device)
-        for _ in range(_REFLECT_CAP):
-            end = x + self._expand(piece) * left
-            distance, normal = self.boundary(end)
-            mirrored = end - 2 * self._expand(distance) * normal
-            hit = distance < 0
-            ok = ~hit | self.contains(mirrored)
-            turned = left - 2 * self._expand(self.inner(end, left, normal)) * normal
-            x = torch.where(self._expand(ok), torch.where(self._expand(hit), mirrored, end), x)
-            rest = self._expand(1 - piece) * torch.where(self._expand(hit), turned, left)
-            left = torch.where(self._expand(ok), rest, left)
-            piece = torch.where(ok, 1.0, piece / 2)
-            if not bool(left.any()):
-                return x
-        return self.project(x + self._expand(piece) * left)
+        return symmetrised.move(self, *self._check_move(x, displacement))
 
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         """Project vectors ``v`` on the tangent space at ``x``; the identity where the domain is solid."""
@@ -207,14 +201,8 @@ class Domain(ABC):
             Tangent vectors ``[*batch, *event_shape]``.
         """
         self._check(x=x, v=v)
-        batch = self._batch(x)
-        distances, normals = self.walls(x)
-        k = len(self.event_shape)
-        scale = check_scale("width", width, batch, x).expand(batch).unsqueeze(-1)
-        h = damping.ramp(distances, scale, self.inradius)
-        normals, flat = normals.flatten(normals.ndim - k), v.flatten(v.ndim - k)
-        across = (normals @ flat.unsqueeze(-1)).squeeze(-1)
-        return damping.damp(flat, across, normals, h).reshape(v.shape)
+        scale = check_scale("width", width, self._batch(x), x).expand(self._batch(x))
+        return damping.damp_normal(self, x, v, scale)
 
     # ------------------------------------------------------------------ size
 

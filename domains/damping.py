@@ -1,12 +1,17 @@
 """Letting the normal component of a vector field vanish at the walls, and leaving the tangential one.
 
-May use: torch.
+May use: torch, and a domain's ``walls``.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .base import Domain
 
 
 def ramp(distance: Tensor, width: Tensor, inradius: float) -> Tensor:
@@ -33,3 +38,13 @@ def damp(v: Tensor, across: Tensor, normals: Tensor, h: Tensor) -> Tensor:
         matrix = torch.diag_embed(h + torch.finfo(v.dtype).eps) + (1 - h).unsqueeze(-1) * gram
         push = torch.linalg.solve(matrix, ((1 - h) * across).unsqueeze(-1)).squeeze(-1)
     return v - (normals.mT @ push.unsqueeze(-1)).squeeze(-1)
+
+
+def damp_normal(domain: Domain, x: Tensor, v: Tensor, width: Tensor) -> Tensor:
+    """Vectors ``[*batch, *event_shape]`` at ``x``, damped at all walls in reach of ``width`` ``[*batch]``."""
+    k = len(domain.event_shape)
+    distances, normals = domain.walls(x)
+    h = ramp(distances, width.unsqueeze(-1), domain.inradius)
+    normals, flat = normals.flatten(normals.ndim - k), v.flatten(v.ndim - k)
+    across = (normals @ flat.unsqueeze(-1)).squeeze(-1)
+    return damp(flat, across, normals, h).reshape(v.shape)

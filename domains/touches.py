@@ -114,9 +114,7 @@ def _after_events(
     return v
 
 
-def _first_and_last_touch(
-    alpha: Tensor, beta: Tensor, h: Tensor, generator: Generator | None
-) -> tuple[Tensor, Tensor]:
+def _first_and_last_touch(alpha: Tensor, beta: Tensor, h: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
     """Times ``[b, k]`` of the first and the last touch of each wall, in shares of the step, given that it was touched.
 
     The inverse Gaussian by Michael, Schucany & Haas (1976).

@@ -1,0 +1,42 @@
+"""The symmetrised step: a move that ends outside is mirrored in the wall. May use: a domain's ``boundary``.
+
+Bossy, Gobet & Talay 2004, "A symmetrized Euler scheme for an efficient approximation of reflected diffusions".
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .base import Domain
+
+__all__ = ["move"]
+
+_CAP = 64  # pieces into which one move is cut at most before it ends on the wall
+
+
+def move(domain: Domain, x: Tensor, displacement: Tensor) -> Tensor:
+    """End points ``[*batch, *event_shape]``; where a mirror image lies outside too, the move is cut in halves."""
+    batch = x.shape[: x.ndim - len(domain.event_shape)]
+
+    def wide(value: Tensor) -> Tensor:
+        return value.reshape(value.shape + (1,) * len(domain.event_shape))
+
+    left, piece = displacement, torch.ones(batch, dtype=x.dtype, device=x.device)
+    for _ in range(_CAP):
+        end = x + wide(piece) * left
+        distance, normal = domain.boundary(end)
+        mirrored = end - 2 * wide(distance) * normal
+        hit = distance < 0
+        ok = ~hit | domain.contains(mirrored)
+        turned = left - 2 * wide(domain.inner(end, left, normal)) * normal
+        x = torch.where(wide(ok), torch.where(wide(hit), mirrored, end), x)
+        rest = wide(1 - piece) * torch.where(wide(hit), turned, left)
+        left = torch.where(wide(ok), rest, left)
+        piece = torch.where(ok, 1.0, piece / 2)
+        if not bool(left.any()):
+            return x
+    return domain.project(x + wide(piece) * left)
