@@ -26,7 +26,9 @@ from .training import Recipe, train
 
 __all__ = ["ReflectedDiffusion"]
 
-_REUSE = 8  # batches that a point noised by a simulated path serves: simulating then costs about a gradient step
+# Batches that a point noised by a simulated path serves: simulating then costs about a gradient step of the default
+# network. With 8 the noise of the targets was learnt: sliced Wasserstein 1.8 times its floor instead of 0.9 with 2.
+_REUSE = 3
 
 
 class ReflectedDiffusion:
@@ -51,7 +53,7 @@ class ReflectedDiffusion:
         weighting: of noise levels in the loss; see :class:`ScoreMatching`.
         steps: gradient steps.
         batch_size: points in each.
-        reuse: how many gradient steps each noised point serves; by default 1, or 8 where noise is simulated.
+        reuse: how many gradient steps each noised point serves; by default 1, or 3 where noise is simulated.
         learning_rate: of Adam.
         seed: of everything random in ``fit`` and of the first ``sample`` after it.
         device: where to train and sample; by default where the data are.

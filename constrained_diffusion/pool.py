@@ -16,7 +16,7 @@ from .losses import Noised, ScoreMatching
 
 __all__ = ["NoisePool"]
 
-_BATCHES = 32  # noised at a time
+_BATCHES = 64  # noised at a time
 _NUMBERS = 1 << 24  # coordinates held at a time, at most
 
 

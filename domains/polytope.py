@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from . import billiard, halfspaces
+from . import billiard, halfspaces, spectral
 from .base import Domain, batch_shape
 from .checks import ShapeError
 from .euclidean import event_shape
@@ -183,6 +183,11 @@ class Polytope(Domain):
         normals, slack = self._system.reduced()
         sides = halfspaces.extent(normals, slack, axes) + halfspaces.extent(normals, slack, -axes)
         return min(float((high - low).norm()), float(np.linalg.norm(sides)))
+
+    @cached_property
+    def spectral_gap(self) -> float:
+        """An estimate (:mod:`~constrained_diffusion.domains.spectral`), some tenth below the gap."""
+        return spectral.spectral_gap(self)
 
     @cached_property
     def log_volume(self) -> float:

@@ -13,12 +13,13 @@ May use: torch and the one-dimensional kernels.
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
-from . import billiard, damping, interval, permanent, triangle, tridiagonal
+from . import billiard, damping, interval, permanent, spectral, triangle, tridiagonal
 from .base import Domain, batch_shape
 from .checks import check_scale
 
@@ -56,7 +57,6 @@ class Simplex(Domain):
         self._cumulative = self.metric == "cumulative"
         if self._cumulative:
             self.has_exact_kernel = n - 1 <= permanent.MOST
-            self.spectral_gap = math.pi**2
             self.diameter = math.sqrt(n - 1)
             # The point with distance r from all walls has end parts r and others r sqrt 2.
             self.inradius = 1 / (2 + math.sqrt(2) * (n - 2))
@@ -64,8 +64,13 @@ class Simplex(Domain):
             self.has_exact_kernel = n <= 3
             self.diameter = math.sqrt(2)
             self.inradius = 1 / math.sqrt(n * (n - 1))
-            if n <= 3:
-                self.spectral_gap = {2: math.pi**2 / 2, 3: 8 * math.pi**2 / 9}[n]
+
+    @cached_property
+    def spectral_gap(self) -> float:
+        """pi^2 for partial sums; for three parts and fewer exact; otherwise an estimate, some tenth below the gap."""
+        if self._cumulative:
+            return math.pi**2
+        return {2: math.pi**2 / 2, 3: 8 * math.pi**2 / 9}.get(self.n) or spectral.spectral_gap(self)
 
     @property
     def simulates_paths(self) -> bool:

@@ -63,11 +63,14 @@ def backward_step(
     step = b - a
     out = step + total
     count = touched.sum(-1)
-    for several in (False, True):
-        rows = (count > 1 if several else count == 1).nonzero().squeeze(-1)
+    most = int(count.max()) if count.numel() else 0
+    fewer, several = 0, 1
+    while fewer < most:  # those that touched 1, 2, 3 or 4, 5 to 8, .. walls
+        rows = ((count > fewer) & (count <= several)).nonzero().squeeze(-1)
+        width, fewer, several = several, several, 2 * several
         if not len(rows):
             continue
-        hit, which = touched[rows].to(torch.uint8).topk(int(count[rows].max()), dim=-1)
+        hit, which = touched[rows].to(torch.uint8).topk(min(width, alpha.shape[-1]), dim=-1)
         mask = hit.to(a.dtype)
         n = normals[rows.unsqueeze(-1), which].flatten(2) * mask.unsqueeze(-1)  # zero for those not hit
         there, back = alpha[rows].gather(-1, which), beta[rows].gather(-1, which)
@@ -76,7 +79,7 @@ def backward_step(
         local_time = (c**2 - 2 * h[rows] * torch.log1p(-u)).sqrt() - c
         bend = (domain.curvature(a[rows]).gather(-1, which) * local_time * mask).sum(-1, keepdim=True)
         carried = total[rows].flatten(1) * torch.exp(-bend)
-        if several:
+        if width > 1:
             found = _after_events(n, mask, there, back, h[rows], step[rows].flatten(1), carried, generator)
         else:
             moved = step[rows].flatten(1) + carried

@@ -18,8 +18,8 @@ POINTS = 8000
 
 
 def dirichlet_mixture(n: int, generator: torch.Generator) -> Tensor:
-    """Three kinds of compositions of n parts, one of them with many parts near zero."""
-    concentrations = torch.stack([torch.linspace(0.3, 6, n), torch.linspace(6, 0.3, n), torch.full((n,), 0.8)])
+    """Three kinds of compositions of n parts: two that lean to either end, one that is even and spread out."""
+    concentrations = torch.stack([torch.linspace(1, 6, n), torch.linspace(6, 1, n), torch.full((n,), 1.5)])
     kind = torch.randint(3, (POINTS,), generator=generator)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -51,9 +51,9 @@ def main() -> None:
         start = time.monotonic()
         model = ReflectedDiffusion(domain, width=128, steps=run.steps(4000)).fit(train)
         print(f"{name}: {1000 * (time.monotonic() - start) / model.steps:.1f} ms a training step")
-        samples = model.sample(len(held_back) // (10 if run.quick else 1), steps=run.sampler_steps())
+        samples = model.sample(400 if run.quick else 3 * len(held_back), steps=run.sampler_steps())
         note = report(name, domain, samples, train, held_back)
-        frames += [x.flatten(1)[:, [0, -1]] for x in (held_back, samples)]
+        frames += [x.flatten(1)[: len(held_back), [0, -1]] for x in (held_back, samples)]
         titles += [f"data: {name}", f"samples: {note.split(',')[0]}"]
     figure = film_strip(frames, titles, columns=2, generated=[1, 3, 5], kind="scatter")
     run.finish(save_figure(figure, run.out / "polytopes.png"))
