@@ -147,7 +147,7 @@ def draw(results: dict, path: Path) -> None:
         axes.grid(which="major", color="#e4e7ec", linewidth=0.8)
         axes.plot([], [], "-", color="#6b7280", label="order 1")
         axes.plot([], [], "--", color="#6b7280", label="order 1/2")
-        axes.legend(fontsize=9, loc="lower right", framealpha=0.95)
+        axes.legend(fontsize=9, loc="lower left", framealpha=0.95)
     figure.axes[0].set_ylabel("|error of E f(X_T)|")
     save_figure(figure, path)
 

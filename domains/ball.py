@@ -35,8 +35,6 @@ class Ball(Domain):
 
     has_exact_kernel = True
 
-    path_memory = math.inf  # convex
-
     def __init__(self, d: int, radius: float = 1.0) -> None:
         if not isinstance(d, int) or d < 2:
             raise ValueError(f"d must be an integer of at least 2, not {d!r} (in one dimension use Hypercube)")

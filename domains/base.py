@@ -229,18 +229,11 @@ class Domain(ABC):
         return float(self.boundary(x)[0].max())
 
     @cached_property
-    def path_memory(self) -> float:
-        """Brownian time over which the targets of simulated paths look back from their end; infinite on convex sets.
-
-        Where walls bend outwards a path's derivative grows with the time it spends there, and targets that look back
-        far have heavy tails: the default is the squared radius of the sharpest such wall, by the 5 % quantile of
-        the curvature at 1,024 uniform points, but no less than half the inradius squared.
-        """
-        if type(self).boundary is Domain.boundary:
-            return math.inf
-        x = self.sample_uniform(1024, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        bent = float(self.curvature(x).amin(-1).quantile(0.05)) * self.inradius
-        return max(-self.inradius / bent, self.inradius / 2) ** 2 if bent < -1e-3 else math.inf
+    def wall_curvature(self) -> tuple[float, float]:
+        """Least and largest curvature of the walls, 1/length: by default 5 % quantiles at 256 uniform points."""
+        x = self.sample_uniform(256, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        low, high = self.curvature(x).flatten().quantile(torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
+        return low, high
 
     @cached_property
     def log_volume(self) -> float:

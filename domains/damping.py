@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from .base import Domain
 
 
+_SOFTEST = 1e-7  # share of a normal component that is left on the wall itself
+
+
 def ramp(distance: Tensor, width: Tensor, inradius: float) -> Tensor:
     """0 at the wall, 1 a few widths away; never so wide that the middle of the domain is damped."""
     return torch.tanh(distance.clamp(min=0) / width.clamp(max=0.5 * inradius))
@@ -31,8 +34,14 @@ def damp(v: Tensor, across: Tensor, normals: Tensor, h: Tensor) -> Tensor:
     Returns:
         Vectors ``[*batch, D]``.
     """
-    if h.shape[-1] == 1:
+    m, size = normals.shape[-2:]
+    if m == 1:
         push = (1 - h) * across
+    elif m > size:  # the system of the vector's components is the smaller one, but stiff: in double precision
+        n, w = normals.double(), ((1 - h) / h.clamp(min=_SOFTEST)).double()
+        matrix = torch.eye(size, dtype=n.dtype, device=n.device) + (n.mT * w.unsqueeze(-2)) @ n
+        damped: Tensor = torch.linalg.solve(matrix, v.double().unsqueeze(-1)).squeeze(-1)
+        return damped.to(v.dtype)
     else:
         gram = normals @ normals.mT
         matrix = torch.diag_embed(h + torch.finfo(v.dtype).eps) + (1 - h).unsqueeze(-1) * gram

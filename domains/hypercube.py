@@ -38,7 +38,7 @@ class Hypercube(Domain):
 
     has_exact_kernel = True
 
-    path_memory = math.inf  # convex
+    wall_curvature = (0.0, 0.0)
 
     def __init__(self, shape: int | tuple[int, ...], low: Bound = 0.0, high: Bound = 1.0) -> None:
         self.event_shape = event_shape(shape)

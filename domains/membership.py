@@ -255,7 +255,7 @@ class MetropolisDomain(Domain):
         :class:`~constrained_diffusion.losses.ImplicitScoreMatching` needs :meth:`noise` alone.
         """
         x0, scale = self._check_noising(x0, sigma)
-        return paths.simulate(_Mirrored(self), x0, scale, generator=generator)
+        return paths.simulate(self._mirrored, x0, scale, generator=generator)
 
     # ------------------------------------------------------------------ networks
 
@@ -303,6 +303,10 @@ class MetropolisDomain(Domain):
         return (self.shape, self.inside, *bounds, self._given_gap, start)
 
     # ------------------------------------------------------------------ parts
+
+    @cached_property
+    def _mirrored(self) -> _Mirrored:
+        return _Mirrored(self)
 
     def _member(self, x: Tensor) -> Tensor:
         """Membership ``[*batch]``; the function sees points ``[B, *event_shape]`` of the box only."""

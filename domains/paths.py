@@ -11,19 +11,21 @@ the walls leave behind (:mod:`~constrained_diffusion.domains.touches`),
 .. math:: \sigma^2\, target = dB_N + P_N (dB_{N-1} + P_{N-1} (dB_{N-2} + \dots)),
 
 which is evaluated forwards, from the innermost bracket, while the path is simulated: nothing is stored. Any part of the
-path that ends at X_N will do, with its own variance for sigma^2: where walls bend outwards the P_k
-grow, and the sum begins :attr:`Domain.path_memory` before the end.
+path that ends at X_N will do, with its own variance for sigma^2. Where walls bend outwards the P_k grow with the time
+spent there, and sums that go far back have heavy tails: they begin the squared radius of the sharpest such
+wall, or half the inradius, before the end.
 
 **Steps.** Where one flat wall is in reach a step is exact at any length. What errs are steps from which several
-walls that are not at right angles, or the bend of one, are in reach. Such a step has at most sigma^2 / 64, or the
-square of a quarter of the inradius if that is less; but 1/32 of the time that is left, and a quarter of
-what is left beyond four squared inradii, are always allowed, since what lies far from the path's end hardly
-counts. The number of steps so grows like log(sigma / inradius), and the bias that remains is of the order of one step:
-``benchmarks/paths.py`` measures it.
+walls that are not at right angles, or the bend of one, are in reach. Such a step has at most the variance sigma^2 / 64,
+and a length of at most a quarter of the inradius and a tenth of 2 / (sum of the principal curvatures); but
+1/32 of the time that is left, and a quarter of what is left beyond four squared inradii, are always allowed,
+since what lies far from the path's end hardly counts. The number of steps so grows like log(sigma / inradius), and the
+bias that remains is of the order of one step: ``benchmarks/paths.py`` measures it.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -39,6 +41,8 @@ __all__ = ["STEPS", "simulate"]
 
 STEPS = 64  # taken where several walls are in reach all the way, by a path of about the inradius
 _BESIDE = 0.25  # longest step beside several walls, in inradii
+_CURVED = 0.1  # longest step beside a curved wall, in units of 2 / (sum of its principal curvatures)
+_STRAIGHT = 1e-3  # curvature in 1/inradius that counts as none
 _SHARE = 2.0  # of the time that is left, times the number of steps
 _FAR, _FAR_SHARE = 2.0, 0.25  # inradii to the path's end beyond which a step may take that share of what is left
 _FIRST, _SECOND = 1 / 3, 1 / 2  # step in units of the distance to the nearest wall and to the second one
@@ -51,7 +55,7 @@ def simulate(
 
     Args:
         domain: where; only ``reflect``, ``sample_noise``, ``walls``, ``curvature``, ``inradius`` and
-            ``path_memory`` are used.
+            ``wall_curvature`` are used.
         x0: starting points inside, ``[*batch, *event_shape]``.
         sigma: Brownian standard deviation at the end, ``[*batch]``.
         steps: how fine the steps are; see the module. The bias falls with their number.
@@ -64,8 +68,13 @@ def simulate(
     x = x0.reshape(-1, *domain.event_shape).clone()
     total = torch.zeros_like(x)
     variance = (sigma.reshape(-1) ** 2).to(x)
-    least = (variance / steps).clamp(max=(_BESIDE * domain.inradius) ** 2)
-    window = variance.clamp(max=domain.path_memory)  # the end of the path, which the target is made of
+    low, high = domain.wall_curvature
+    bend = (domain.dim - 1) / 2 * max(-low, high)  # how fast a curved wall's distance drifts
+    beside = min(_BESIDE * domain.inradius, _CURVED / bend if bend > 0 else math.inf)
+    least = (variance / steps).clamp(max=beside**2)
+    concave = min(low, 0.0) * domain.inradius
+    memory = max(-domain.inradius / concave, domain.inradius / 2) ** 2 if concave < -_STRAIGHT else math.inf
+    window = variance.clamp(max=memory)  # the end of the path, which the target is made of
     left, rows = variance.clone(), torch.arange(len(x), device=x.device)  # of those still on their way
     with trusted():
         distances, _ = domain.walls(x)

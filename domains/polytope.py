@@ -49,7 +49,7 @@ class Polytope(Domain):
         DomainError: a number is not finite, or the set is empty, unbounded or flat.
     """
 
-    path_memory = math.inf  # convex
+    wall_curvature = (0.0, 0.0)
 
     def __init__(self, A: Any, b: Any, A_eq: Any = None, b_eq: Any = None, shape: int | tuple[int, ...] | None = None):
         rows, values = halfspaces.read(A, b, "A")

@@ -41,7 +41,7 @@ class Simplex(Domain):
             Euclidean one where it is exact (n <= 3) and the cumulative one above.
     """
 
-    path_memory = math.inf  # convex
+    wall_curvature = (0.0, 0.0)
 
     def __init__(self, n: int, metric: Metric | None = None) -> None:
         if not isinstance(n, int) or n < 2:

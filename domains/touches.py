@@ -5,18 +5,21 @@ May use: torch, and the domain's ``curvature``.
 Read backwards, a step of variance h goes from a to b. Distances alpha and beta from a flat wall being known, the
 path between touched that wall with probability 1 - tanh(alpha beta / h). Up to its first touch Brownian
 motion moved exactly -alpha across the wall; after it, whatever goes across the wall is lost, and on a wall of curvature
-kappa the rest is damped by exp(-kappa L), L the local time, whose law given a touch is known too.
+kappa the rest is damped by exp(-kappa L), L the local time. Beside a flat wall L + alpha + beta, given a touch, has
+Rayleigh's law beyond alpha + beta. Beside a curved one the distance drifts by -mu, mu half the sum of the
+principal curvatures, which tilts laws by exp(mu L): touches are more likely and L is longer, both in closed form.
 
 Where one step touched several walls, each is taken to have been touched for the first time and for the last as if
 it were alone. These times have closed laws: with y = f / (h - f), f the time of the first touch of a bridge that goes
 through the wall, y is inverse Gaussian of mean alpha / beta and shape alpha^2 / h; from then on the last touch is a
 first one from the other end, where the law is Levy's. The events are put in order, the path is taken to be on
 the wall at each and straight between them, and at each event what goes across that wall is lost. Walls at right
-angles have no error; others have one of the order of the step.
+angles have no error; others, and curved ones, have one of the order of the step.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from .base import Domain
 
 __all__ = ["backward_step"]
+
+_APART = 0.999  # probability of no touch up to which a wall's curvature is asked for
 
 
 def backward_step(
@@ -57,9 +62,13 @@ def backward_step(
     """
     least = torch.finfo(a.dtype).tiny ** 0.25
     alpha, beta, h = alpha.clamp(min=least), beta.clamp(min=least), h.unsqueeze(-1)
-    touched = torch.rand(alpha.shape, generator=generator, dtype=a.dtype, device=a.device) > torch.tanh(
-        alpha * beta / h
-    )
+    apart = torch.tanh(alpha * beta / h)  # probability of no touch
+    drift = torch.zeros_like(alpha)
+    near = (apart < _APART).any(-1).nonzero().squeeze(-1)
+    if len(near):
+        drift[near] = domain.curvature(a[near]) * ((domain.dim - 1) / 2 * h[near])
+        apart = apart / (apart + (1 - apart) * (1 + _tilt(alpha + beta, drift, h)).clamp(min=0))
+    touched = torch.rand(alpha.shape, generator=generator, dtype=a.dtype, device=a.device) > apart
     step = b - a
     out = step + total
     count = touched.sum(-1)
@@ -74,11 +83,12 @@ def backward_step(
         mask = hit.to(a.dtype)
         n = normals[rows.unsqueeze(-1), which].flatten(2) * mask.unsqueeze(-1)  # zero for those not hit
         there, back = alpha[rows].gather(-1, which), beta[rows].gather(-1, which)
-        u = torch.rand(there.shape, generator=generator, dtype=a.dtype, device=a.device)
-        c = there + back
-        local_time = (c**2 - 2 * h[rows] * torch.log1p(-u)).sqrt() - c
-        bend = (domain.curvature(a[rows]).gather(-1, which) * local_time * mask).sum(-1, keepdim=True)
-        carried = total[rows].flatten(1) * torch.exp(-bend)
+        toward = drift[rows].gather(-1, which)
+        carried = total[rows].flatten(1)
+        if bool(toward.any()):
+            bent = toward / ((domain.dim - 1) / 2 * h[rows])
+            local_time = _local_time(there + back, toward, h[rows], generator)
+            carried = carried * torch.exp(-(bent * local_time * mask).sum(-1, keepdim=True))
         if width > 1:
             found = _after_events(n, mask, there, back, h[rows], step[rows].flatten(1), carried, generator)
         else:
@@ -112,9 +122,30 @@ def _after_events(
     for e in range(times.shape[-1] - 1, -1, -1):
         m = normal[:, e]
         v = v + between[:, e] - m * ((m * v).sum(-1, keepdim=True) + gap[:, e])
-        if e:  # the straight piece before starts on the wall of the event before it
-            v = v + normal[:, e - 1] * gap[:, e - 1]
     return v
+
+
+def _tilt(c: Tensor, drift: Tensor, h: Tensor) -> Tensor:
+    """E exp(mu L) - 1 given a touch, with c = alpha + beta and the way ``drift`` = mu h."""
+    root = (2 * h).sqrt()
+    tilt: Tensor = drift / h * (math.sqrt(math.pi) / 2 * root) * torch.special.erfcx((c - drift) / root)
+    return tilt
+
+
+def _local_time(c: Tensor, drift: Tensor, h: Tensor, generator: Generator | None) -> Tensor:
+    """Local times ``[b, k]`` given a touch: r = L + c has a density in proportion to r exp(-(r - drift)^2 / 2h), r > c.
+
+    That is a mixture of Rayleigh's law and a normal one, both cut and shifted; of the first alone where the
+    drift is negative.
+    """
+    u = torch.rand((2, *c.shape), generator=generator, dtype=c.dtype, device=c.device)
+    tail = (c - drift).clamp(min=0)
+    rayleigh = (tail**2 - 2 * h * torch.log1p(-u[0])).sqrt()
+    cut = torch.special.ndtr(-tail / h.sqrt()).clamp(min=torch.finfo(c.dtype).tiny)
+    normal = -h.sqrt() * torch.special.ndtri((1 - u[0]) * cut)
+    is_normal = u[1] * (1 + _tilt(c, drift, h)) > 1
+    longer: Tensor = (drift - c + torch.where(is_normal, normal, rayleigh)).clamp(min=0)
+    return longer
 
 
 def _first_and_last_touch(alpha: Tensor, beta: Tensor, h: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from constrained_diffusion import Domain, Polytope, ReflectedDiffusion, Simplex
 from constrained_diffusion.plotting import film_strip, save_figure
 
-POINTS = 8000
+POINTS = 24_000
 
 
 def dirichlet_mixture(n: int, generator: torch.Generator) -> Tensor:
@@ -51,9 +51,9 @@ def main() -> None:
         start = time.monotonic()
         model = ReflectedDiffusion(domain, width=128, steps=run.steps(4000)).fit(train)
         print(f"{name}: {1000 * (time.monotonic() - start) / model.steps:.1f} ms a training step")
-        samples = model.sample(400 if run.quick else 3 * len(held_back), steps=run.sampler_steps())
+        samples = model.sample(400 if run.quick else len(held_back), steps=run.sampler_steps())
         note = report(name, domain, samples, train, held_back)
-        frames += [x.flatten(1)[: len(held_back), [0, -1]] for x in (held_back, samples)]
+        frames += [x.flatten(1)[:4000, [0, -1]] for x in (held_back, samples)]
         titles += [f"data: {name}", f"samples: {note.split(',')[0]}"]
     figure = film_strip(frames, titles, columns=2, generated=[1, 3, 5], kind="scatter")
     run.finish(save_figure(figure, run.out / "polytopes.png"))

@@ -53,20 +53,22 @@ def report(name: str, domain: Domain, samples: Tensor, train: Tensor, held_back:
     """Print distances of samples from held-back data beside their floor, and return a short form for a title.
 
     The floor is the same distance between two random halves of the data (or clouds of the size that is
-    compared): what a perfect model would reach. Samples are compared in as many clouds of that size as there are.
+    compared): what a perfect model would reach on average. Samples are compared in as many clouds of that size as there
+    are, with one part of the held-back points after the other.
     """
     n = min(len(samples), len(held_back), _MOST)
-    clouds, held_back, data = samples.split(n)[: len(samples) // n], held_back[:n], torch.cat([train, held_back])
+    clouds, parts = (x.split(n)[: len(x) // n] for x in (samples, held_back))
+    data = torch.cat([train, held_back])
     size = min(n, len(data) // 2)
     spread = torch.cdist(data[:_MOST].flatten(1), data[:_MOST].flatten(1))
     width = float(spread[spread > 0].median())
-    print(f"{name}: {len(clouds)} x {n} samples against {len(held_back)} held-back points")
+    print(f"{name}: {len(clouds)} x {n} samples against {len(parts)} x {n} held-back points")
     note = ""
     for label, distance in {
         "sliced Wasserstein": sliced_wasserstein,
         "MMD": lambda a, b: mmd(a, b, bandwidth=width),
     }.items():
-        value = sum(distance(cloud, held_back) for cloud in clouds) / len(clouds)
+        value = sum(distance(cloud, parts[i % len(parts)]) for i, cloud in enumerate(clouds)) / len(clouds)
         least = floor(distance, data, size=size, splits=20)
         print(f"  {label:20s} {value:.4f}   between two halves of the data {least:.4f}   ratio {value / least:.2f}")
         note = note or f"SWD {value / least:.2f} times its floor"

@@ -218,3 +218,16 @@ class TestImages:
             plotting.image_grid(cloud(4, 3))
         with pytest.raises(ShapeError, match=r"samples has shape \[2, 3, 3\]; expected \[m, 2, 3\]"):
             plotting.compare_images(np.ones((2, 2, 3)), np.ones((2, 3, 3)))
+
+
+def test_outlines_with_holes():
+    around = np.linspace(0, 2 * np.pi, 100)[:, None]
+    circle = np.concatenate([np.cos(around), np.sin(around)], 1)
+    outline = np.concatenate([circle, np.full((1, 2), np.nan), 0.5 * circle])
+    points = np.array([[0.75, 0.0], [0.0, 0.1], [0.5, 0.0], [1.0, 0.0], [1.2, 0.0]])
+    (panel,) = plotting.film_strip([points], outline=outline, kind="scatter").axes
+    outside, inside = dots(panel, plotting.OUTSIDE), dots(panel, plotting.DATA)
+    np.testing.assert_allclose(np.sort(outside[:, 0]), [0.0, 1.2])  # in the hole, and beyond the rim
+    np.testing.assert_allclose(np.sort(inside[:, 0]), [0.5, 0.75, 1.0])
+    with pytest.raises(DomainError, match="outline"):
+        plotting.film_strip([points], outline=np.array([[0.0, np.inf], [1.0, 1.0]]))

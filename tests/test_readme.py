@@ -1,4 +1,4 @@
-"""The README stays true: its code runs, its files exist."""
+"""The README and the documents stay true: their code runs, their files exist."""
 
 import re
 from pathlib import Path
@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
 TEXT = README.read_text() if README.is_file() else ""
-SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+SNIPPETS = [code for page in PAGES for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
 COMMANDS = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
 
 
@@ -30,4 +32,9 @@ def test_files_that_are_named_exist():
     named += re.findall(r"python ((?:examples|benchmarks)/\S+\.py)", TEXT)
     assert named
     for path in named:
-        assert (README.parent / path).is_file(), path
+        assert (ROOT / path).is_file(), path
+    for page in PAGES[1:]:
+        linked = re.findall(r"\]\(([^)#:]+)\)", page.read_text())
+        commands = re.findall(r"python ((?:examples|benchmarks)/\w+\.py)", page.read_text())
+        for path in [*(page.parent / name for name in linked), *(ROOT / name for name in commands)]:
+            assert path.is_file(), path
