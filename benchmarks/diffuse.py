@@ -12,7 +12,7 @@ import time
 
 import torch
 
-from constrained_diffusion import Ball, Domain, Euclidean, Hypercube, Simplex, mixing_sigma
+from constrained_diffusion import Ball, Domain, Euclidean, Hypercube, Polytope, Product, Simplex, mixing_sigma
 
 POINTS = 512
 DOMAINS = [
@@ -25,6 +25,10 @@ DOMAINS = [
     Hypercube(999),
     Simplex(1000),
     Simplex(6, "euclidean"),
+    Simplex(10, "euclidean"),
+    Polytope.birkhoff(3),
+    Polytope.birkhoff(4),
+    Product(Hypercube(2), Simplex(3), Ball(2)),
     Ball(2),
     Ball(3),
     Ball(10),

@@ -132,7 +132,7 @@ def draw(results: dict, path: Path) -> None:
         "symmetrised": ("#2a8c55", "s", "symmetrised"),
         "project": ("#c2253f", "^", "project"),
     }
-    figure = Figure(figsize=(9.0, 4.0), layout="constrained")
+    figure = Figure(figsize=(9.0, 5.0), layout="constrained")
     for axes, (name, rows) in zip(figure.subplots(1, 2, sharey=True), results.items(), strict=True):
         for scheme, (steps, errors, slope) in rows.items():
             colour, marker, label = look[scheme]
@@ -147,7 +147,7 @@ def draw(results: dict, path: Path) -> None:
         axes.grid(which="major", color="#e4e7ec", linewidth=0.8)
         axes.plot([], [], "-", color="#6b7280", label="order 1")
         axes.plot([], [], "--", color="#6b7280", label="order 1/2")
-        axes.legend(fontsize=9, loc="lower left", framealpha=0.95)
+        axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
     figure.axes[0].set_ylabel("|error of E f(X_T)|")
     save_figure(figure, path)
 

@@ -321,7 +321,7 @@ def test_targets_in_the_simplex_of_ten_parts(name):
     assert spread(TEN, torch.from_numpy(u), sigma) < 1.1
 
 
-@pytest.mark.parametrize(("inradii", "where", "count"), [(0.3, 0.9, 5000), (1.0, 0.9, 5000), (3.0, 0.5, 2500)])
+@pytest.mark.parametrize(("inradii", "where", "count"), [(0.3, 0.9, 5000), (1.0, 0.9, 5000), (3.0, 0.5, 10_000)])
 def test_targets_in_a_random_polytope(inradii, where, count):
     body = random_body()
     domain = Polytope(body.A, body.b)
