@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     steps = 64 * _REUSE  # a whole pool
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batches of {BATCH}, points used {_REUSE} times")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batches of {BATCH}, points used {_REUSE} x")
     for width in (256, 128):
         for pair in PAIRS:
             trainers = [Trainer(domain, width, steps * rounds) for domain in pair]

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .base import Domain
 
 
-_SOFTEST = 1e-7  # share of a normal component that is left on the wall itself
+_SOFTEST = 1e-7  # share of a normal component that is left on the wall itself, where walls are many
+_MANY = 64
 
 
 def ramp(distance: Tensor, width: Tensor, inradius: float) -> Tensor:
@@ -37,7 +38,7 @@ def damp(v: Tensor, across: Tensor, normals: Tensor, h: Tensor) -> Tensor:
     m, size = normals.shape[-2:]
     if m == 1:
         push = (1 - h) * across
-    elif m > size:  # the system of the vector's components is the smaller one, but stiff: in double precision
+    elif m > max(size, _MANY):  # the system of the vector's components is smaller, but stiff: in double precision
         n, w = normals.double(), ((1 - h) / h.clamp(min=_SOFTEST)).double()
         matrix = torch.eye(size, dtype=n.dtype, device=n.device) + (n.mT * w.unsqueeze(-2)) @ n
         damped: Tensor = torch.linalg.solve(matrix, v.double().unsqueeze(-1)).squeeze(-1)

@@ -1,6 +1,6 @@
 """Convex sets without a closed kernel: ten-part compositions with isotropic noise, and doubly stochastic matrices.
 
-Each is trained by denoising along simulated paths. Draws pairs of coordinates of held-back data and samples.
+Each is trained by denoising along simulated paths. Draws the two coordinates that vary most, of data and of samples.
 
     python examples/polytopes.py [--quick] [--out FOLDER]
 """
@@ -15,6 +15,7 @@ from constrained_diffusion import Domain, Polytope, ReflectedDiffusion, Simplex
 from constrained_diffusion.plotting import film_strip, save_figure
 
 POINTS = 24_000
+SQUARE = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])  # around two coordinates
 
 
 def dirichlet_mixture(n: int, generator: torch.Generator) -> Tensor:
@@ -45,7 +46,7 @@ def main() -> None:
         ("doubly stochastic 3 x 3", three, noisy_assignments(three, 3, generator)),
         ("doubly stochastic 4 x 4", four, noisy_assignments(four, 4, generator)),
     ]
-    frames, titles = [], []
+    data_frames, sample_frames, titles = [], [], []
     for name, domain, data in problems:
         train, held_back = halves(data)
         start = time.monotonic()
@@ -53,9 +54,19 @@ def main() -> None:
         print(f"{name}: {1000 * (time.monotonic() - start) / model.steps:.1f} ms a training step")
         samples = model.sample(400 if run.quick else len(held_back), steps=run.sampler_steps())
         note = report(name, domain, samples, train, held_back)
-        frames += [x.flatten(1)[:4000, [0, -1]] for x in (held_back, samples)]
-        titles += [f"data: {name}", f"samples: {note.split(',')[0]}"]
-    figure = film_strip(frames, titles, columns=2, generated=[1, 3, 5], kind="scatter")
+        widest = held_back.flatten(1).var(0).topk(2).indices
+        data_frames.append(held_back.flatten(1)[:4000, widest])
+        sample_frames.append(samples.flatten(1)[:4000, widest])
+        titles.append(note.split(",")[0])
+    triangle, square = SQUARE[[0, 1, 3]], SQUARE
+    figure = film_strip(
+        data_frames + sample_frames,
+        ["ten parts", "3 x 3", "4 x 4", *titles],
+        outline=[triangle, square, square] * 2,
+        columns=3,
+        generated=[3, 4, 5],
+        kind="scatter",
+    )
     run.finish(save_figure(figure, run.out / "polytopes.png"))
 
 

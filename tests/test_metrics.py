@@ -58,7 +58,7 @@ class TestSlicedWasserstein:
         assert sliced_wasserstein(x.flip(0), y, p=p) == pytest.approx(value, rel=1e-12)
         assert sliced_wasserstein(x + 7, y + 7, p=p) == pytest.approx(value, rel=1e-9)
         assert sliced_wasserstein(-3 * x, -3 * y, p=p) == pytest.approx(3 * value, rel=1e-12)
-        assert sliced_wasserstein(x, x.flip(0), p=p) == 0
+        assert sliced_wasserstein(x, x.flip(0), p=p) < 1e-12  # rows may be multiplied in another order
         z = cloud(30, 3, seed=2)
         through = sliced_wasserstein(x, z, p=p) + sliced_wasserstein(z, y, p=p)
         assert value <= through + 1e-12

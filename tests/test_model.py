@@ -60,9 +60,8 @@ def test_end_to_end(domain):
     generator = torch.Generator().manual_seed(0)
     x = corners(domain, 4000, generator)
     train, held_back = x[:2000], x[2000:]
-    steps = 400 if domain.has_exact_kernel else 300  # simulated paths take their time
     least = 0.03 * domain.inradius
-    model = ReflectedDiffusion(domain, width=64, depth=2, steps=steps, batch_size=256, sigma_min=least)
+    model = ReflectedDiffusion(domain, width=64, depth=2, steps=400, batch_size=256, sigma_min=least)
     samples = model.fit(train, progress=False).sample(1000, steps=60)
     assert violation(domain, samples) == 0
     least = floor(sliced_wasserstein, x, size=1000)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from constrained_diffusion.domains import Ball, Domain, Hypercube, Simplex
+from constrained_diffusion.domains import Ball, Domain, Hypercube, Polytope, Simplex
 from constrained_diffusion.domains.tridiagonal import solve
 
 WIDTH = 0.05
@@ -66,3 +66,20 @@ def test_tridiagonal():
     rhs = torch.randn(4, 7, generator=generator, dtype=torch.float64)
     dense = torch.diag_embed(diagonal) + torch.diag_embed(lower, -1) + torch.diag_embed(upper, 1)
     torch.testing.assert_close(solve(lower, diagonal, upper, rhs), torch.linalg.solve(dense, rhs))
+
+
+def test_many_walls():
+    """More walls than dimensions: the other one of two equal systems, with next to nothing left on the wall."""
+    generator = torch.Generator().manual_seed(0)
+    normals = torch.nn.functional.normalize(torch.randn(150, 6, generator=generator, dtype=torch.float64), dim=-1)
+    domain = Polytope(normals, torch.ones(150))
+    assert len(domain.b) > 64
+    x = domain.sample_uniform(20, generator=generator, dtype=torch.float64)
+    distance, normal = domain.boundary(x)
+    x = torch.cat([x, x - (distance - 0.01).unsqueeze(-1) * normal])
+    v = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    expected = minimiser(domain, x, v, torch.eye(6, dtype=torch.float64))
+    torch.testing.assert_close(domain.damp_normal(x, v, WIDTH), expected, atol=1e-6, rtol=1e-6)
+    wall = x[:20] - distance.unsqueeze(-1) * normal
+    left = (domain.damp_normal(wall.float(), v[:20].float(), WIDTH) * normal.float()).sum(-1)
+    assert left.abs().max() < 1e-4

@@ -85,7 +85,21 @@ def test_sizes(name):
         assert domain.log_volume == pytest.approx(math.log(poly.hull_volume(corners(name))), abs=1e-7)
     else:
         assert domain.diameter >= pdist(points(name)).max()
-    assert domain.spectral_gap == pytest.approx((math.pi / domain.diameter) ** 2)
+    assert domain.spectral_gap >= (math.pi / domain.diameter) ** 2
+
+
+@pytest.mark.parametrize(
+    ("domain", "true"),
+    [
+        (Polytope.from_vertices([[0, 0], [2, 0], [2, 1], [0, 1]]), math.pi**2 / 4),
+        (Polytope.from_vertices([[0, 0], [1, 0], [0.5, math.sqrt(0.75)]]), 16 * math.pi**2 / 9),
+        (Polytope(np.vstack([np.eye(6), -np.eye(6)]), np.ones(12)), math.pi**2 / 4),
+        (Polytope.from_vertices([[0, 0], [1, 0], [0, 1]]), math.pi**2),  # half a square
+    ],
+    ids=["rectangle", "triangle", "cube", "half a square"],
+)
+def test_spectral_gap(domain, true):
+    assert 0.75 * true < domain.spectral_gap < true
 
 
 def test_redundant_rows_go():
