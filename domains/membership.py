@@ -255,7 +255,7 @@ class MetropolisDomain(Domain):
         :class:`~constrained_diffusion.losses.ImplicitScoreMatching` needs :meth:`noise` alone.
         """
         x0, scale = self._check_noising(x0, sigma)
-        return paths.simulate(self._mirrored, x0, scale, generator=generator)
+        return paths.simulate(_Mirrored(self), x0, scale, generator=generator)
 
     # ------------------------------------------------------------------ networks
 
@@ -303,10 +303,6 @@ class MetropolisDomain(Domain):
         return (self.shape, self.inside, *bounds, self._given_gap, start)
 
     # ------------------------------------------------------------------ parts
-
-    @cached_property
-    def _mirrored(self) -> _Mirrored:
-        return _Mirrored(self)
 
     def _member(self, x: Tensor) -> Tensor:
         """Membership ``[*batch]``; the function sees points ``[B, *event_shape]`` of the box only."""
@@ -372,6 +368,7 @@ class _Mirrored(Domain):
         self.domain = domain
         self.event_shape, self.dim, self.magnitude = domain.event_shape, domain.dim, domain.magnitude
         self.bounding_box, self.inradius = domain.bounding_box, domain.inradius
+        self.wall_curvature = domain.wall_curvature
 
     def contains(self, x: Tensor, atol: float = 0.0) -> Tensor:
         """Membership."""
