@@ -16,9 +16,9 @@ spent there, and sums that go far back have heavy tails: they begin the squared 
 wall, or half the inradius, before the end.
 
 **Steps.** Where one flat wall is in reach a step is exact at any length. What errs are steps from which several
-walls that are not at right angles, or the bend of one, are in reach. Such a step has at most the variance sigma^2 / 64,
-and a length of at most a quarter of the inradius and a tenth of 2 / (sum of the principal curvatures); but
-1/32 of the time that is left, and a quarter of what is left beyond four squared inradii, are always allowed,
+walls that are not at right angles, or the bend of one, are in reach. Such a step has at most the variance
+sigma^2 / 128, and a length of at most a quarter of the inradius and 0.04 times 2 / (sum of principal curvatures); but
+1/64 of the time that is left, and a quarter of what is left beyond four squared inradii, are always allowed,
 since what lies far from the path's end hardly counts. The number of steps so grows like log(sigma / inradius), and the
 bias that remains is of the order of one step: ``benchmarks/paths.py`` measures it.
 """
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["STEPS", "simulate"]
 
-STEPS = 64  # taken where several walls are in reach all the way, by a path of about the inradius
+STEPS = 128  # taken where several walls are in reach all the way, by a path of about the inradius
 _BESIDE = 0.25  # longest step beside several walls, in inradii
-_CURVED = 0.1  # longest step beside a curved wall, in units of 2 / (sum of its principal curvatures)
+_CURVED = 0.04  # longest step beside a curved wall, in units of 2 / (sum of its principal curvatures)
 _STRAIGHT = 1e-3  # curvature in 1/inradius that counts as none
 _SHARE = 2.0  # of the time that is left, times the number of steps
 _FAR, _FAR_SHARE = 2.0, 0.25  # inradii to the path's end beyond which a step may take that share of what is left
