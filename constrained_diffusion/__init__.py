@@ -4,6 +4,7 @@ A domain is geometry; a reflected SDE noises data inside it; a score network lea
 work over any domain. Start with :class:`ReflectedDiffusion`.
 """
 
+from .classical import TextbookSDE
 from .domains import (
     Ball,
     Domain,
@@ -17,11 +18,45 @@ from .domains import (
     Simplex,
     SolverError,
 )
-from .losses import DenoisingScoreMatching, ImplicitScoreMatching, SlicedScoreMatching
+from .flows import RectifiedFlow
+from .guidance import ClassifierFreeGuidance, ClassifierGuidance, Inpainting, LinearInverse
+from .latent import decode, encode, interpolate
+from .likelihood import bits_per_dim, dequantise, elbo, log_prob
+from .losses import (
+    DenoisingScoreMatching,
+    ImplicitScoreMatching,
+    ProgressiveDistillation,
+    Reflow,
+    SlicedScoreMatching,
+)
 from .model import ReflectedDiffusion
 from .networks import MLP
-from .samplers import EulerMaruyama, PredictorCorrector, Sampler, Samples
-from .schedules import CustomSchedule, GeometricSchedule, Schedule
+from .parametrisations import from_denoiser, from_noise, from_velocity, predict
+from .process import Process
+from .samplers import (
+    AnnealedLangevin,
+    AnnealedReflected,
+    EulerMaruyama,
+    Heun,
+    KarrasGrid,
+    Multistep,
+    PredictorCorrector,
+    ProbabilityFlow,
+    ReflectedBridge,
+    Sampler,
+    Samples,
+)
+from .schedules import (
+    CosineSchedule,
+    CustomSchedule,
+    DiscreteSchedule,
+    EDMSchedule,
+    GeometricSchedule,
+    LinearSchedule,
+    Schedule,
+    SubVariancePreservingSchedule,
+    VariancePreservingSchedule,
+)
 from .scores import ScoreModel
 from .sde import ReflectedSDE, mixing_sigma
 from .simulation import Paths, sample_sde
@@ -30,23 +65,42 @@ __version__ = "0.1.0"
 
 __all__ = [
     "MLP",
+    "AnnealedLangevin",
+    "AnnealedReflected",
     "Ball",
+    "ClassifierFreeGuidance",
+    "ClassifierGuidance",
+    "CosineSchedule",
     "CustomSchedule",
     "DenoisingScoreMatching",
+    "DiscreteSchedule",
     "Domain",
     "DomainError",
+    "EDMSchedule",
     "Euclidean",
     "EulerMaruyama",
     "GeometricSchedule",
+    "Heun",
     "Hypercube",
     "ImplicitScoreMatching",
+    "Inpainting",
+    "KarrasGrid",
+    "LinearInverse",
+    "LinearSchedule",
     "MetropolisDomain",
+    "Multistep",
     "Paths",
     "Polytope",
     "PredictorCorrector",
+    "ProbabilityFlow",
+    "Process",
     "Product",
+    "ProgressiveDistillation",
+    "RectifiedFlow",
+    "ReflectedBridge",
     "ReflectedDiffusion",
     "ReflectedSDE",
+    "Reflow",
     "Sampler",
     "Samples",
     "Schedule",
@@ -55,7 +109,21 @@ __all__ = [
     "Simplex",
     "SlicedScoreMatching",
     "SolverError",
+    "SubVariancePreservingSchedule",
+    "TextbookSDE",
+    "VariancePreservingSchedule",
     "__version__",
+    "bits_per_dim",
+    "decode",
+    "dequantise",
+    "elbo",
+    "encode",
+    "from_denoiser",
+    "from_noise",
+    "from_velocity",
+    "interpolate",
+    "log_prob",
     "mixing_sigma",
+    "predict",
     "sample_sde",
 ]

@@ -17,7 +17,7 @@ from torch import Tensor
 from .domains import Domain
 from .domains.checks import DomainError, ShapeError, check_inside, check_tensor
 
-__all__ = ["Array", "Kind", "choose_sigma_min", "to_tensor"]
+__all__ = ["Array", "Kind", "choose_sigma_min", "condition_rows", "to_tensor"]
 
 Array = NDArray[np.floating] | Tensor
 
@@ -40,8 +40,12 @@ class Kind:
 
     def restore(self, samples: Tensor, domain: Domain) -> Any:
         """Bring samples to this kind; they are projected once more, to lie inside in its dtype too."""
-        inside = domain.project(samples.to(device=self.device, dtype=getattr(torch, self.dtype)))
-        return inside if self.library == "torch" else inside.numpy()
+        return self.like(domain.project(samples.to(device=self.device, dtype=getattr(torch, self.dtype))))
+
+    def like(self, values: Tensor) -> Any:
+        """Bring numbers of any shape to this kind."""
+        same = values.to(device=self.device, dtype=getattr(torch, self.dtype))
+        return same if self.library == "torch" else same.numpy()
 
 
 def to_tensor(name: str, x: object, domain: Domain, *, device: torch.device | str | None = None) -> tuple[Tensor, Kind]:
@@ -91,6 +95,21 @@ def _check_rows(name: str, wide: Tensor, domain: Domain, dtype: torch.dtype) -> 
         return
     check_inside(domain, name, wide)
     raise DomainError(f"{name} has points outside {domain!r}")
+
+
+def condition_rows(name: str, value: Array | None, n: int, like: Tensor) -> Tensor | None:
+    """Conditions as a float32 tensor ``[n, k]``; one row ``[k]`` serves all, and a row of NaN stands for none."""
+    if value is None:
+        return None
+    rows = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
+    rows = rows.to(device=like.device, dtype=torch.float32)
+    rows = rows.expand(n, -1) if rows.ndim == 1 else rows
+    if rows.ndim != 2 or len(rows) != n:
+        raise ValueError(f"{name} has shape {list(rows.shape)}; expected [{n}, k]")
+    missing = rows.isnan().all(-1, keepdim=True)
+    if not bool((rows.isfinite() | missing).all()):
+        raise ValueError(f"{name} must be finite, but for rows that are NaN as a whole, which stand for no condition")
+    return rows
 
 
 def choose_sigma_min(domain: Domain, x: Tensor) -> float:

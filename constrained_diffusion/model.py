@@ -6,20 +6,25 @@ May use: everything below.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .checkpoints import load_run, save_run
-from .data import Array, Kind, choose_sigma_min, to_tensor
+from .data import Array, Kind, choose_sigma_min, condition_rows, to_tensor
 from .domains import Domain
 from .domains.base import batch_shape
+from .flows import RectifiedFlow
+from .guidance import ClassifierFreeGuidance
+from .latent import decode, encode, interpolate
+from .likelihood import log_prob
 from .losses import LOSSES
-from .networks import MLP
-from .samplers import EulerMaruyama, Sampler
+from .networks import MLP, null_condition
+from .process import Process, Score
+from .samplers import EulerMaruyama, Heun, Sampler
 from .scores import ScoreModel
 from .sde import ReflectedSDE
 from .training import Recipe, train
@@ -41,13 +46,17 @@ class ReflectedDiffusion:
     Args:
         domain: where the data live.
         network: a function that makes the network, ``network(domain) -> nn.Module`` with the call
-            ``module(x, log_sigma)``; by default an :class:`MLP` of ``width`` and ``depth``.
+            ``module(x, log_sigma)``, or ``module(x, log_sigma, condition=)``; by default an :class:`MLP` of ``width``
+            and ``depth``. One with an attribute ``condition_dim`` is taken to know rows of NaN as no condition.
         width: hidden units of the default network.
         depth: residual blocks of the default network.
         dropout: of the default network; 0.1 to 0.3 where a thousand points or fewer are all there is.
+        process: ``"diffusion"`` (:class:`ReflectedSDE`), or ``"flow"`` (:class:`RectifiedFlow`; convex domains).
         sigma_min: least noise, in the units of the data; by default from the spacing of the data and their
             distance from the wall.
         sigma_max: most noise; by default from the domain's spectral gap.
+        condition_dropout: share of conditions hidden while training, so that the model can also do without one, and
+            be guided; 0 for none.
         loss: ``"denoising"``, or ``"implicit"`` or ``"sliced"``, which need no denoising targets but have more
             variance (:class:`ImplicitScoreMatching`, :class:`SlicedScoreMatching`).
         weighting: of noise levels in the loss; see :class:`ScoreMatching`.
@@ -59,12 +68,12 @@ class ReflectedDiffusion:
         device: where to train and sample; by default where the data are.
 
     Attributes:
-        sde_: the forward process, once fitted.
+        sde_: the process, once fitted.
         score_: the :class:`ScoreModel`, once fitted.
         history_: loss curve, a list of (step, mean loss).
     """
 
-    sde_: ReflectedSDE
+    sde_: Process
     score_: ScoreModel
     history_: list[tuple[int, float]]
 
@@ -76,8 +85,10 @@ class ReflectedDiffusion:
         width: int = 256,
         depth: int = 3,
         dropout: float = 0.0,
+        process: Literal["diffusion", "flow"] = "diffusion",
         sigma_min: float | None = None,
         sigma_max: float | None = None,
+        condition_dropout: float = 0.1,
         loss: Literal["denoising", "implicit", "sliced"] = "denoising",
         weighting: Literal["likelihood", "fidelity"] = "fidelity",
         steps: int = 5000,
@@ -91,8 +102,12 @@ class ReflectedDiffusion:
             raise TypeError(f"domain must be a Domain such as Hypercube(2), not {type(domain).__name__}")
         if loss not in LOSSES:
             raise ValueError(f"loss must be one of {', '.join(map(repr, LOSSES))}, not {loss!r}")
+        if process not in _PROCESSES:
+            raise ValueError(f"process must be one of {', '.join(map(repr, _PROCESSES))}, not {process!r}")
         self.domain = domain
         self.network = network
+        self.process: Literal["diffusion", "flow"] = process
+        self.condition_dropout = condition_dropout
         self.width, self.depth, self.dropout = width, depth, dropout
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.loss: Literal["denoising", "implicit", "sliced"] = loss
@@ -121,15 +136,15 @@ class ReflectedDiffusion:
             TypeError, ValueError: the data are not of a kind, shape or place that can be used.
             SolverError: training diverged.
         """
-        reuse = (_REUSE if self.domain.simulates_paths else 1) if self.reuse is None else self.reuse
-        recipe = Recipe(self.steps, self.batch_size, self.learning_rate, reuse=reuse)
+        reuse = self._default_reuse() if self.reuse is None else self.reuse
+        recipe = Recipe(self.steps, self.batch_size, self.learning_rate, reuse=reuse, hide=self.condition_dropout)
         data, self._kind = to_tensor("x", x, self.domain, device=self.device)
-        rows = _condition("condition", condition, len(data), data)
+        rows = condition_rows("condition", condition, len(data), data)
         least = choose_sigma_min(self.domain, data) if self.sigma_min is None else self.sigma_min
         most = self.sigma_max
         if most is None and not self.domain.spectral_gap > 0:  # no walls: noise as wide as the data
             most = float((data.flatten(1) - data.flatten(1).mean(0)).norm(dim=1).max())
-        sde = ReflectedSDE(self.domain, least, most)
+        sde = self._process(least, most)
         loss = LOSSES[self.loss](sde, self.weighting)
         self.history_ = []
         self.sde_ = sde
@@ -139,7 +154,7 @@ class ReflectedDiffusion:
             self.score_,
             loss,
             data,
-            recipe,
+            recipe if self._condition_dim() else replace(recipe, hide=0.0),
             generator=self._generator,
             condition=rows,
             progress=progress,
@@ -152,9 +167,10 @@ class ReflectedDiffusion:
         n: int,
         condition: Array | None = None,
         *,
-        steps: int = 250,
+        guidance: float = 0.0,
+        steps: int | None = None,
         seed: int | None = None,
-        sampler: Callable[..., Sampler] = EulerMaruyama,
+        sampler: Callable[..., Sampler] | None = None,
         batch_size: int = 10_000,
         progress: bool = False,
     ) -> Any:
@@ -163,11 +179,13 @@ class ReflectedDiffusion:
         Args:
             n: how many.
             condition: one vector for each ``[n, k]``, or one for all ``[k]``, if the model was fitted with
-                one.
-            steps: of the sampler.
+                one; without, such a model draws from all conditions.
+            guidance: weight of classifier-free guidance towards the condition; 0 is the model's own law.
+            steps: of the sampler; by default 250, 50 for flows.
             seed: makes this call repeatable by itself; by default calls continue one stream, which ``fit``
                 starts from the model's own seed.
-            sampler: called as ``sampler(sde, score, steps=steps)``.
+            sampler: called as ``sampler(process, score, steps=steps)``; by default :class:`EulerMaruyama`,
+                :class:`Heun` for flows.
             batch_size: points computed at a time.
             progress: show a progress bar.
 
@@ -181,18 +199,62 @@ class ReflectedDiffusion:
         """
         self._check_fitted()
         (n,) = batch_shape(n, "n")
-        device = next(self.score_.parameters()).device
-        like = torch.empty(0, device=device)
+        device = self._device()
         generator = self._generator if seed is None else torch.Generator(device=device).manual_seed(seed)
-        rows = _condition("condition", condition, n, like)
-        walk = sampler(self.sde_, self.score_, steps=steps)
+        rows = self._rows(condition, n)
+        flow = self.process == "flow"
+        make: Callable[..., Sampler] = sampler or (Heun if flow else EulerMaruyama)
+        usual = 50 if flow else 250
+        walk = make(self.sde_, self._guided(guidance, rows), steps=usual if steps is None else steps)
         done = [torch.empty(0, *self.domain.event_shape, device=device)]
-        for start in range(0, n, batch_size):
-            part = slice(start, min(start + batch_size, n))
-            extra = None if rows is None else {"condition": rows[part]}
-            size = part.stop - part.start
+        for part in _parts(n, batch_size):
+            size, extra = part.stop - part.start, _keywords(rows, part)
             done.append(walk.sample(size, generator=generator, condition=extra, progress=progress, device=device).x)
         return self._kind.restore(torch.cat(done), self.domain)
+
+    def log_prob(
+        self, x: Array, condition: Array | None = None, *, batch_size: int = 10_000, seed: int = 0, **options: Any
+    ) -> Any:
+        """Log-density of the model at points, by its deterministic flow; see :func:`log_prob`.
+
+        Args:
+            x: points ``[n, *event_shape]`` inside the domain, numpy or torch.
+            condition: one vector for each ``[n, k]``, or one for all ``[k]``.
+            batch_size: points computed at a time.
+            seed: of the probes of the divergence, which is exact up to 8 dimensions.
+            options: ``divergence``, ``probes``, ``rtol``, ``atol``, ``method``, ``max_evaluations``.
+
+        Returns:
+            ``[n]`` in nats, against the domain's volume, of the same kind as ``x``.
+        """
+        self._check_fitted()
+        data, kind = to_tensor("x", x, self.domain, device=self._device())
+        rows = self._rows(condition, len(data))
+        generator = torch.Generator(device=data.device).manual_seed(seed)
+        values = [
+            log_prob(
+                self.sde_, self.score_, data[part], condition=_keywords(rows, part), generator=generator, **options
+            ).value
+            for part in _parts(len(data), batch_size)
+        ]
+        return kind.like(torch.cat(values))
+
+    def encode(self, x: Array, condition: Array | None = None, **options: Any) -> Any:
+        """Latents of points ``[n, *event_shape]``, inside the domain and spread as the prior is: :func:`encode`."""
+        return self._carry(encode, "x", x, condition, options)
+
+    def decode(self, latent: Array, condition: Array | None = None, **options: Any) -> Any:
+        """The points ``[n, *event_shape]`` whose latents are given: :func:`decode`."""
+        return self._carry(decode, "latent", latent, condition, options)
+
+    def interpolate(self, x: Array, y: Array, steps: int = 9, condition: Array | None = None, **options: Any) -> Any:
+        """Paths ``[steps, n, *event_shape]`` of plausible points from ``x`` to ``y``: :func:`interpolate`."""
+        self._check_fitted()
+        begin, kind = to_tensor("x", x, self.domain, device=self._device())
+        end, _ = to_tensor("y", y, self.domain, device=self._device())
+        extra = _keywords(self._rows(condition, len(begin)), slice(None))
+        path = interpolate(self.sde_, self.score_, begin, end, steps, condition=extra, **options)
+        return kind.restore(path, self.domain)
 
     def save(self, folder: str | Path) -> None:
         """Save the fitted model in a folder: ``config.json`` and safetensors; either all of it or nothing."""
@@ -234,7 +296,7 @@ class ReflectedDiffusion:
                 f"{folder} was saved with a network of its own: pass the function that makes it as network="
             )
         model = cls(Domain.from_config(config["domain"]), network=network, device=device, **config["arguments"])
-        model.sde_ = ReflectedSDE(model.domain, *config["sigma"])
+        model.sde_ = model._process(*config["sigma"])
         model.score_ = model._build(model.sde_, (config["network"] or {}).get("condition_dim", 0))
         try:
             model.score_.load_state_dict(tensors)
@@ -246,7 +308,7 @@ class ReflectedDiffusion:
         model._kind = Kind(**config["kind"])
         return model
 
-    def _build(self, sde: ReflectedSDE, condition_dim: int) -> ScoreModel:
+    def _build(self, sde: Process, condition_dim: int) -> ScoreModel:
         """A fresh score model: the seed decides its weights, and the caller's random state stays as it is."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
@@ -255,6 +317,44 @@ class ReflectedDiffusion:
             else:
                 module = self.network(self.domain)
             return ScoreModel(module, sde)
+
+    def _process(self, least: float | None, most: float | None) -> Process:
+        """The process, between two sigmas; None leaves one to the domain."""
+        if self.process == "flow":
+            return RectifiedFlow(self.domain, most, least)
+        return ReflectedSDE(self.domain, 0.01 if least is None else least, most)
+
+    def _default_reuse(self) -> int:
+        return _REUSE if self.domain.simulates_paths and self.process == "diffusion" else 1
+
+    def _device(self) -> torch.device:
+        return next(self.score_.parameters()).device
+
+    def _condition_dim(self) -> int:
+        """Length of a condition; 0 for models without, and for networks that do not say."""
+        return int(getattr(self.score_.network, "condition_dim", 0))
+
+    def _rows(self, condition: Array | None, n: int) -> Tensor | None:
+        """Conditions for ``n`` points: a model that has learnt to do without takes the null token for none."""
+        like = torch.empty(0, device=self._device())
+        if condition is None and self.condition_dropout and self._condition_dim():
+            return null_condition(self._condition_dim()).to(like).expand(n, -1)
+        return condition_rows("condition", condition, n, like)
+
+    def _guided(self, weight: float, rows: Tensor | None) -> Score:
+        if not weight:
+            return self.score_
+        if rows is None or not self.condition_dropout or not self._condition_dim():
+            raise ValueError("guidance needs a condition, and a model fitted with one and condition_dropout > 0")
+        return ClassifierFreeGuidance(self.score_, weight, null={"condition": null_condition(rows.shape[1])})
+
+    def _carry(
+        self, flow: Callable[..., Tensor], name: str, x: Array, condition: Array | None, options: dict[str, Any]
+    ) -> Any:
+        self._check_fitted()
+        data, kind = to_tensor(name, x, self.domain, device=self._device())
+        extra = _keywords(self._rows(condition, len(data)), slice(None))
+        return kind.restore(flow(self.sde_, self.score_, data, condition=extra, **options), self.domain)
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "score_"):
@@ -265,8 +365,10 @@ _SAVED = (
     "width",
     "depth",
     "dropout",
+    "process",
     "sigma_min",
     "sigma_max",
+    "condition_dropout",
     "loss",
     "weighting",
     "steps",
@@ -277,15 +379,13 @@ _SAVED = (
 )
 
 
-def _condition(name: str, value: Array | None, n: int, like: Tensor) -> Tensor | None:
-    """Conditions as a float32 tensor ``[n, k]``; one row ``[k]`` serves all."""
-    if value is None:
-        return None
-    rows = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
-    rows = rows.to(device=like.device, dtype=torch.float32)
-    rows = rows.expand(n, -1) if rows.ndim == 1 else rows
-    if rows.ndim != 2 or len(rows) != n:
-        raise ValueError(f"{name} has shape {list(rows.shape)}; expected [{n}, k]")
-    if not bool(rows.isfinite().all()):
-        raise ValueError(f"{name} must be finite")
-    return rows
+_PROCESSES = ("diffusion", "flow")
+
+
+def _parts(n: int, size: int) -> list[slice]:
+    """Slices of at most ``size`` that cover ``n``."""
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def _keywords(rows: Tensor | None, part: slice) -> dict[str, Tensor] | None:
+    return None if rows is None else {"condition": rows[part]}

@@ -1,6 +1,6 @@
 """From a network to a score: scaled, tangent to the domain, and with no component across the wall.
 
-May use: torch, the SDE. A score is any callable ``score(x, t, **condition)`` with x ``[*batch,
+May use: torch, the process. A score is any callable ``score(x, t, **condition)`` with x ``[*batch,
 *event_shape]`` and t ``[*batch]`` that returns a tensor like x.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from .domains.checks import ShapeError
-from .sde import ReflectedSDE, interpolate_rms
+from .process import Process, interpolate_rms
 
 __all__ = ["ScoreModel"]
 
@@ -24,13 +24,13 @@ class ScoreModel(nn.Module):
 
     Args:
         network: any module with that call.
-        sde: the forward process.
+        sde: the process.
     """
 
     grid: Tensor
     log_rms: Tensor
 
-    def __init__(self, network: nn.Module, sde: ReflectedSDE) -> None:
+    def __init__(self, network: nn.Module, sde: Process) -> None:
         super().__init__()
         self.network = network
         self.sde = sde

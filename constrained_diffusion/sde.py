@@ -4,30 +4,22 @@ Forward: :math:`dx = g(t)\,dB + dL`, Brownian motion that the wall's local time 
 sigma(t)^2 its law is the domain's Neumann heat kernel, and it tends to the uniform law. Reversed from
 t = 1 to 0: :math:`dx = -g^2 \nabla \log p_t\,dt + g\,dB + dL` (Lou & Ermon 2023, arXiv 2304.04740; Williams 1988).
 
-May use: domains and schedules.
+May use: domains, schedules, process.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cached_property
 
 import torch
 from torch import Generator, Tensor
 
 from .domains import Domain
-from .domains.base import batch_shape
-from .domains.checks import check_inside, check_tensor, values_are_checked
+from .process import Process, Score
 from .schedules import CustomSchedule, GeometricSchedule, Schedule
 
-__all__ = ["ReflectedSDE", "Score", "mixing_sigma"]
-
-Score = Callable[..., Tensor]
-"""``score(x, t, **condition)``: x ``[*batch, *event_shape]``, t ``[*batch]``, to a tensor like x."""
-
-_TABLE_SIZE, _TABLE_POINTS = 32, 512
-_TABLE_NUMBERS = 1 << 22  # coordinates simulated at a time
+__all__ = ["ReflectedSDE", "mixing_sigma"]
 
 
 def mixing_sigma(domain: Domain, distance: float = 1e-3) -> float:
@@ -49,18 +41,10 @@ def mixing_sigma(domain: Domain, distance: float = 1e-3) -> float:
     return math.sqrt(math.log(2 * domain.dim / (4 * distance**2)) / domain.spectral_gap)
 
 
-def interpolate_rms(grid: Tensor, log_rms: Tensor, sigma: Tensor) -> Tensor:
-    """Read a table of log rms, over an even grid of log sigma, at ``sigma`` ``[*batch]``; constant outside."""
-    grid, log_rms = grid.to(sigma), log_rms.to(sigma)
-    position = (sigma.log() - grid[0]) / (grid[-1] - grid[0]) * (len(grid) - 1)
-    left = position.detach().floor().clamp(0, len(grid) - 2)
-    weight = (position - left).clamp(0, 1)
-    index = left.long()
-    return torch.exp(log_rms[index] * (1 - weight) + log_rms[index + 1] * weight)
-
-
-class ReflectedSDE:
+class ReflectedSDE(Process):
     """Reflected Brownian motion in a domain, run from data (time 0) to the prior (time 1).
+
+    A network learns its score.
 
     Args:
         domain: where.
@@ -80,30 +64,11 @@ class ReflectedSDE:
     ) -> None:
         if not isinstance(domain, Domain):
             raise TypeError(f"domain must be a Domain, not {type(domain).__name__}")
-        self.domain = domain
         if schedule is None:
             schedule = GeometricSchedule(sigma_min, mixing_sigma(domain) if sigma_max is None else sigma_max)
         elif not isinstance(schedule, Schedule):
             schedule = CustomSchedule(schedule)
-        self.schedule = schedule
-
-    def __repr__(self) -> str:
-        """Domain and schedule."""
-        return f"ReflectedSDE({self.domain!r}, schedule={self.schedule!r})"
-
-    @property
-    def sigma_min(self) -> float:
-        """Noise at time 0."""
-        return self.schedule.sigma_min
-
-    @property
-    def sigma_max(self) -> float:
-        """Noise at time 1."""
-        return self.schedule.sigma_max
-
-    def sigma(self, t: Tensor) -> Tensor:
-        """Brownian standard deviation at times ``t`` ``[*batch]`` in [0, 1]."""
-        return self.schedule.sigma(t)
+        super().__init__(domain, schedule)
 
     def diffusion(self, t: Tensor) -> Tensor:
         """Coefficient g(t) of the noise, ``[*batch]``."""
@@ -115,71 +80,20 @@ class ReflectedSDE:
 
     def reverse_drift(self, score: Score, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
         """Drift f - g^2 s of the reverse SDE in forward time, ``[*batch, *event_shape]``."""
-        g = self.diffusion(t)
-        return self.drift(x, t) - self._expand(g) ** 2 * score(x, t, **condition)
+        return self.drift(x, t) - self.expand(self.diffusion(t)) ** 2 * score(x, t, **condition)
 
-    def perturb(self, x0: Tensor, t: Tensor | float, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Noise data up to time ``t``.
-
-        Args:
-            x0: points inside ``[*batch, *event_shape]``.
-            t: times in [0, 1], a number or ``[*batch]``.
-            generator: source of randomness.
-
-        Returns:
-            Noised points and denoising targets (see :meth:`Domain.diffuse`), both ``[*batch, *event_shape]``.
-        """
-        check_tensor("x0", x0, self.domain.event_shape)
-        t = torch.as_tensor(t, dtype=x0.dtype, device=x0.device) if not isinstance(t, Tensor) else t
-        if values_are_checked() and not bool(((t >= 0) & (t <= 1)).all()):
-            raise ValueError(f"t must lie in [0, 1]; it ranges over [{float(t.min()):g}, {float(t.max()):g}]")
+    def noise(self, x0: Tensor, t: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Noised points and denoising targets; see :meth:`Domain.diffuse`."""
         return self.domain.diffuse(x0, self.sigma(t), generator=generator)
 
-    def sample_prior(
-        self,
-        shape: int | tuple[int, ...],
-        *,
-        generator: Generator | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> Tensor:
-        """Draws ``[*shape, *event_shape]`` from the law at time 1."""
-        return self.domain.sample_prior(
-            batch_shape(shape), self.sigma_max, generator=generator, device=device, dtype=dtype
-        )
+    def slope(self, output: Tensor, t: Tensor) -> Tensor:
+        """The probability flow's -sigma s: dx/dt = -g^2 s / 2 with g^2 = d sigma^2 / dt."""
+        return -self.expand(self.sigma(t)) * output
 
-    def prior_log_prob(self, x: Tensor) -> Tensor:
-        """Log-density ``[*batch]`` of the law at time 1."""
-        return self.domain.prior_log_prob(x, self.sigma_max)
+    def output(self, slope: Tensor, t: Tensor) -> Tensor:
+        """The score, from the slope."""
+        return -slope / self.expand(self.sigma(t))
 
-    def target_rms(self, sigma: Tensor) -> Tensor:
-        """Root mean square, per dimension, of the denoising target at noise ``sigma`` ``[*batch]``.
-
-        For uniform data: near 1/sigma at small noise; falls exponentially once the law is uniform. Read from a table
-        that is simulated once, with a fixed seed.
-        """
-        return interpolate_rms(*self.target_rms_table, sigma)
-
-    @cached_property
-    def target_rms_table(self) -> tuple[Tensor, Tensor]:
-        """Grid of log sigma, and the logarithm of the target's root mean square there."""
-        generator = torch.Generator().manual_seed(0)
-        grid = torch.linspace(math.log(self.sigma_min), math.log(self.sigma_max), _TABLE_SIZE, dtype=torch.float64)
-        values = []
-        at_once = max(1, _TABLE_NUMBERS // (_TABLE_POINTS * self.domain.event_shape.numel()))
-        for part in grid.exp().split(at_once):
-            shape = (len(part), _TABLE_POINTS)
-            x0 = self.domain.sample_prior(shape, self.sigma_max, generator=generator, dtype=torch.float64)
-            x, u = self.domain.diffuse(x0, part.unsqueeze(-1).expand(shape), generator=generator)
-            values.append((self.domain.inner(x, u, u).mean(-1) / self.domain.dim).log() / 2)
-        return grid, torch.cat(values)
-
-    def check_data(self, name: str, x: Tensor) -> None:
-        """Refuse data that are empty, of the wrong shape, not finite or outside the domain."""
-        check_tensor(name, x, self.domain.event_shape)
-        if x.numel() == 0:
-            raise ValueError(f"{name} is empty: shape {list(x.shape)}")
-        check_inside(self.domain, name, x)
-
-    def _expand(self, value: Tensor) -> Tensor:
-        return value.reshape(value.shape + (1,) * len(self.domain.event_shape))
+    def natural_weight(self, t: Tensor) -> Tensor:
+        """g(t)^2: with it denoising bounds the negative log-likelihood (Song et al. 2021, arXiv 2101.09258)."""
+        return self.diffusion(t) ** 2

@@ -35,6 +35,7 @@ class Recipe:
         average: share of the run over which the exponential average of the weights reaches back.
         clip: largest norm of the gradient.
         reuse: how many batches each noised point serves; more than 1 where noise is dear.
+        hide: share of conditions replaced by the null token, so that the model also learns to do without.
     """
 
     steps: int = 5000
@@ -43,6 +44,7 @@ class Recipe:
     average: float = 0.02
     clip: float = 1.0
     reuse: int = 1
+    hide: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
@@ -50,6 +52,8 @@ class Recipe:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        if not 0 <= self.hide < 1:
+            raise ValueError(f"hide must lie in [0, 1), not {self.hide!r}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate!r}")
 
@@ -106,6 +110,8 @@ def train(
         with trusted(), bar:
             for step in bar:
                 noised, extra = pool.draw()
+                if recipe.hide and extra:
+                    extra = _hidden(extra, recipe.hide, generator)
                 value = loss.evaluate(model, noised, generator=generator, **extra).mean()
                 optimiser.zero_grad(set_to_none=True)
                 value.backward()
@@ -129,6 +135,14 @@ def train(
         model.eval()
         if int(average.n_averaged):
             model.load_state_dict(average.module.state_dict())
+
+
+def _hidden(extra: dict[str, Tensor], share: float, generator: Generator) -> dict[str, Tensor]:
+    """Conditions ``[B, ...]`` of which some rows have become the null token, NaN."""
+    size = len(next(iter(extra.values())))
+    device = next(iter(extra.values())).device
+    gone = torch.rand(size, generator=generator, device=device) < share
+    return {k: v.masked_fill(gone.reshape(-1, *(1,) * (v.ndim - 1)), math.nan) for k, v in extra.items()}
 
 
 def progress_interval() -> float:

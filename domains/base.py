@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
-from . import damping, paths, probing, symmetrised, values
-from .checks import check_alike, check_batch, check_finite, check_inside, check_scale, check_tensor
+from . import bridges, damping, paths, probing, symmetrised, values
+from .checks import check_alike, check_batch, check_finite, check_inside, check_order, check_scale, check_tensor
 
 __all__ = ["Domain"]
 
@@ -165,6 +165,14 @@ class Domain(ABC):
         """Inner product ``[*batch]`` of tangent vectors in the metric in which the noise is isotropic."""
         return (u * v).flatten(u.ndim - len(self.event_shape)).sum(-1) if self.event_shape else u * v
 
+    def gradient(self, x: Tensor, v: Tensor) -> Tensor:
+        """The gradient ``[*batch, *event_shape]`` in the metric of a function whose partial derivatives are ``v``.
+
+        Its :meth:`inner` product with a tangent vector is the derivative that way. The default is right for the
+        metric of the coordinates.
+        """
+        return self.tangent(x, v)
+
     def sample_noise(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """A Brownian increment over unit time at ``x``: standard normal in the tangent space and the metric."""
         z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
@@ -183,6 +191,10 @@ class Domain(ABC):
         rows = self.tangent(x.expand_as(axes), axes).flatten(axes.ndim - len(self.event_shape)).movedim(0, -2)
         vectors: Tensor = torch.linalg.eigh(rows).eigenvectors[..., size - self.dim :].movedim(-1, 0)
         return vectors.reshape(self.dim, *x.shape)
+
+    def interpolate(self, x: Tensor, y: Tensor, share: float) -> Tensor:
+        """Points ``[*batch, *event_shape]`` a share of the way from ``x`` to ``y``: straight, then projected."""
+        return self.project(x + share * (y - x))
 
     def damp_normal(self, x: Tensor, v: Tensor, width: float | Tensor) -> Tensor:
         r"""Let the normal component of a vector field vanish at the walls, and leave the tangential one.
@@ -302,6 +314,26 @@ class Domain(ABC):
         """Draw from the law whose density is :meth:`heat_kernel_log_prob`, one point for each ``x0``."""
         raise self._no_kernel()
 
+    def sample_bridge(
+        self, x0: Tensor, x: Tensor, below: float | Tensor, sigma: float | Tensor, *, generator: Generator | None = None
+    ) -> Tensor:
+        """Draw reflected Brownian motion at noise ``below`` given that it was at ``x0`` and is at ``x`` at ``sigma``.
+
+        The default resamples (:mod:`~constrained_diffusion.domains.bridges`), where there is an exact kernel.
+
+        Args:
+            x0: points inside, ``[*batch, *event_shape]``.
+            x: points inside, of the same shape.
+            below: noise of the points to draw, a number or ``[*batch]``, less than sigma.
+            sigma: noise at ``x``, a number or ``[*batch]``.
+            generator: source of randomness.
+
+        Returns:
+            Points ``[*batch, *event_shape]``.
+        """
+        x, x0, scale, less = self._check_bridge(x, x0, below, sigma)
+        return bridges.bridge_by_resampling(self, x0, x, less, scale, generator=generator)
+
     def diffuse(
         self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -414,6 +446,15 @@ class Domain(ABC):
         check_inside(self, "x0", x0)
         shape = batch + self.event_shape
         return x.expand(shape), x0.expand(shape), scale
+
+    def _check_bridge(
+        self, x: Tensor, x0: Tensor, below: float | Tensor, sigma: float | Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Check the arguments of a bridge; returns points of equal shape and both noises as ``[*batch]``."""
+        x, x0, scale = self._check_pair(x, x0, sigma)
+        less = check_scale("below", below, self._batch(x), x).expand(self._batch(x))
+        check_order("below", less, "sigma", scale)
+        return x, x0, scale, less
 
     def _no_kernel(self) -> NotImplementedError:
         return NotImplementedError(

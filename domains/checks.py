@@ -117,6 +117,13 @@ def check_scale(name: str, value: float | Tensor, batch: torch.Size, like: Tenso
     return scale
 
 
+def check_order(name: str, less: Tensor, other_name: str, more: Tensor) -> None:
+    """Refuse ``less`` where it exceeds ``more``, both ``[*batch]``."""
+    if values_are_checked() and not bool((less <= more).all()):
+        row, value = _first(less > more, less)
+        raise DomainError(f"{name} must not exceed {other_name}; {row}it is {value:g}")
+
+
 def check_finite(name: str, x: Tensor, event_ndim: int) -> None:
     """Refuse NaN and infinities, naming the first row that has one."""
     if values_are_checked():

@@ -12,6 +12,8 @@ from .base import Domain, batch_shape
 
 __all__ = ["Euclidean"]
 
+_PARALLEL = 1e-4  # sine of the angle below which an arc is as good as straight
+
 
 class Euclidean(Domain):
     """All tensors of one shape.
@@ -49,6 +51,16 @@ class Euclidean(Domain):
         """``x + displacement``."""
         x, displacement = self._check_move(x, displacement)
         return x + displacement
+
+    def interpolate(self, x: Tensor, y: Tensor, share: float) -> Tensor:
+        """On a great circle, lengths changing evenly: between normal draws a straight line passes where none lie."""
+        k = x.ndim - len(self.event_shape)
+        a, b = (self._expand(p.flatten(k).norm(dim=-1)) for p in (x, y))
+        u, v = (p / r.clamp(min=torch.finfo(x.dtype).tiny) for p, r in ((x, a), (y, b)))
+        angle = self._expand(self.inner(x, u, v).clamp(-1, 1).acos())
+        sine = angle.sin()
+        bent = (u * ((1 - share) * angle).sin() + v * (share * angle).sin()) / torch.where(sine > _PARALLEL, sine, 1.0)
+        return torch.where(sine > _PARALLEL, (a + share * (b - a)) * bent, x + share * (y - x))
 
     def damp_normal(self, x: Tensor, v: Tensor, width: float | Tensor) -> Tensor:
         """``v`` itself: there is no wall."""
@@ -94,6 +106,15 @@ class Euclidean(Domain):
         """``x0 + sigma z``."""
         x0, scale = self._check_noising(x0, sigma)
         return x0 + self._expand(scale) * self.sample_noise(x0, generator=generator)
+
+    def sample_bridge(
+        self, x0: Tensor, x: Tensor, below: float | Tensor, sigma: float | Tensor, *, generator: Generator | None = None
+    ) -> Tensor:
+        """The Brownian bridge: normal around ``x0 + (below / sigma)^2 (x - x0)``."""
+        x, x0, scale, less = self._check_bridge(x, x0, below, sigma)
+        share, spread = (less / scale) ** 2, less * (1 - (less / scale) ** 2).sqrt()
+        z = self.sample_noise(x, generator=generator)
+        return x0 + self._expand(share) * (x - x0) + self._expand(spread) * z
 
     def features(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Coordinates divided by the noisy data's scale, ``[*batch, dim]``, and on a compressed scale without it."""

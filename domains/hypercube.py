@@ -151,6 +151,13 @@ class Hypercube(Domain):
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
         return interval.fold(x0 + self._expand(scale) * z, *self._bounds(x0))
 
+    def sample_bridge(
+        self, x0: Tensor, x: Tensor, below: float | Tensor, sigma: float | Tensor, *, generator: Generator | None = None
+    ) -> Tensor:
+        """Exact draws: each coordinate's path unfolds to a Brownian bridge on the line, to an image of ``x``."""
+        x, x0, scale, less = self._check_bridge(x, x0, below, sigma)
+        return interval.bridge(x0, x, *self._bounds(x), self._expand(less), self._expand(scale), generator)
+
     def features(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Coordinates scaled to [-1, 1], and each one's distances to its faces against ``sigma``.
 

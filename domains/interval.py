@@ -19,13 +19,14 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 SWITCH = 1 / 3  # in units of the length: where both expansions are accurate to 1e-6
 _TERMS = 5
 _LEAST_DENSITY = 0.02  # the series' range has 0.053 at least; where it is not used it may be anything
 _SMALL = 16_384  # elements up to which computing both expansions costs less than sorting rows
 _CHUNK = 65_536  # elements at a time in eager mode: what every step reads and writes stays in the cache
+_WINDINGS = 6  # of a bridge around twice the length, either way: the noise that leaves it is 6 lengths or more
 _FLOOR = -80.0  # exponents below this are zero in float32, and slow: exp of denormals costs ten times more
 
 
@@ -82,6 +83,31 @@ def fold(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
     folded = low + torch.minimum(u, 2 * length - u)
     inside = (x >= low) & (x <= high)
     return clip(torch.where(inside, x, folded), low, high)
+
+
+def bridge(
+    x0: Tensor,
+    x: Tensor,
+    low: Tensor | float,
+    high: Tensor | float,
+    below: Tensor,
+    sigma: Tensor,
+    generator: Generator | None,
+) -> Tensor:
+    """Reflected Brownian motion at noise ``below``, given ``x0`` at none and ``x`` at ``sigma``; elementwise.
+
+    Unfolded, the path ends at one of the images of x, chosen by its Gaussian weight, and is a Brownian bridge.
+    """
+    length = high - low
+    shifts = torch.arange(-_WINDINGS, _WINDINGS + 1, dtype=x.dtype, device=x.device)
+    shifts = shifts.reshape(-1, *(1,) * x.ndim) * (2 * length)
+    images = torch.cat([x + shifts, (2 * low - x) + shifts])
+    chance = torch.softmax(-(((images - x0) / sigma) ** 2) / 2, 0).flatten(1).T
+    chosen = torch.multinomial(chance, 1, generator=generator).reshape(1, *x.shape)
+    end = images.gather(0, chosen).squeeze(0)
+    share = (below / sigma) ** 2
+    z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    return fold(x0 + share * (end - x0) + below * (1 - share).clamp(min=0).sqrt() * z, low, high)
 
 
 def clip(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:

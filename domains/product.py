@@ -152,6 +152,11 @@ class Product(Domain):
         terms = self._each(lambda f, p, a, b: f.inner(p, a, b), x, u, v)
         return torch.stack(torch.broadcast_tensors(*terms)).sum(0)
 
+    def gradient(self, x: Tensor, v: Tensor) -> Tensor:
+        """Each factor's own gradient, ``[*batch, D]``."""
+        self._check(x=x, v=v)
+        return self.join(*self._each(lambda f, p, w: f.gradient(p, w), x, v))
+
     def sample_noise(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """A Brownian increment over unit time, independent in each factor, ``[*batch, D]``."""
         return self.join(*self._each(lambda f, p: f.sample_noise(p, generator=generator), x))

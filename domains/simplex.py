@@ -147,6 +147,10 @@ class Simplex(Domain):
             return (u.cumsum(-1)[..., :-1] * v.cumsum(-1)[..., :-1]).sum(-1)
         return (u * v).sum(-1)
 
+    def gradient(self, x: Tensor, v: Tensor) -> Tensor:
+        """Partial derivatives ``[*batch, n]`` by the parts as a gradient in the plane, or in the partial sums."""
+        return self._push(-torch.diff(v, dim=-1)) if self._cumulative else self.tangent(x, v)
+
     def sample_noise(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """Unit Brownian increment: white noise in the plane, or in the partial sums."""
         if not self._cumulative:

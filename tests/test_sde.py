@@ -13,7 +13,7 @@ from constrained_diffusion import (
     Simplex,
     mixing_sigma,
 )
-from constrained_diffusion.sde import interpolate_rms
+from constrained_diffusion.process import interpolate_rms
 
 DOMAINS = [Hypercube(2), Hypercube((2, 3), low=-1.0, high=2.0), Simplex(3), Simplex(5), Ball(3, 2.0)]
 

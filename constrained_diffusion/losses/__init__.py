@@ -1,21 +1,23 @@
 """Losses that teach a score. May use: torch, the SDE.
 
-One idea a file: what all share (weights and times), denoising, and the implicit losses, which need no target.
+One idea a file: what all share (weights and times), denoising (and flow matching), the implicit losses, which need no
+target, and those that learn from a trained model.
 """
 
 from .base import Noised, ScoreMatching
 from .denoising import DenoisingScoreMatching
-from .divergence import value_and_trace
 from .implicit import ImplicitScoreMatching, SlicedScoreMatching
+from .teachers import ProgressiveDistillation, Reflow
 
 __all__ = [
     "LOSSES",
     "DenoisingScoreMatching",
     "ImplicitScoreMatching",
     "Noised",
+    "ProgressiveDistillation",
+    "Reflow",
     "ScoreMatching",
     "SlicedScoreMatching",
-    "value_and_trace",
 ]
 
 LOSSES: dict[str, type[ScoreMatching]] = {

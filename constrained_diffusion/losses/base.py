@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor
 
-from ..sde import ReflectedSDE, Score
+from ..process import Process, Score
 
 __all__ = ["Noised", "ScoreMatching", "TimeSampling", "Weighting"]
 
@@ -42,15 +42,25 @@ class Noised:
         return Noised(self.x[rows], self.t[rows], self.weight[rows], None if self.target is None else self.target[rows])
 
 
+def half_squared_error(
+    process: Process, score: Score, x: Tensor, t: Tensor, target: Tensor | None, condition: dict[str, Tensor]
+) -> Tensor:
+    """Half the squared distance ``[*batch]``, in the domain's metric, between a model's output and its target."""
+    if target is None:
+        raise ValueError("this loss needs a target: noise the points with it")
+    error = score(x, t, **condition) - target
+    return process.domain.inner(x, error, error) / 2
+
+
 class ScoreMatching(ABC):
     r"""Monte Carlo estimate of :math:`\int_0^1 \lambda(t)\, \ell(t)\, dt`, where l is :meth:`at`: one time per sample.
 
     Args:
         sde: the forward process.
         weighting: ``"likelihood"``: lambda = g^2, with which the denoising loss is, up to a constant, a bound on
-            the negative log-likelihood in nats (Song et al. 2021, arXiv 2101.09258). ``"fidelity"``: lambda = 2 /
-            E|u|^2 (u the denoising target, for uniform data), so that each noise level's relative error
-            counts alike; on R^d that is lambda proportional to sigma^2.
+            the negative log-likelihood in nats (Song et al. 2021, arXiv 2101.09258); lambda = 1 for flows.
+            ``"fidelity"``: lambda = 2 / E|u|^2 (u the target, for uniform data), so that each noise level's relative
+            error counts alike; on R^d that is lambda proportional to sigma^2.
         time_sampling: ``"importance"`` draws times in proportion to lambda E|u|^2, nine in ten of them, and
             the others uniformly, and divides by that density; ``"uniform"`` draws them uniformly. Both
             estimate the same integral.
@@ -59,7 +69,7 @@ class ScoreMatching(ABC):
     least_square: float = 0.0  # of a target that weights and densities are made of, a dimension, in 1/inradius^2
 
     def __init__(
-        self, sde: ReflectedSDE, weighting: Weighting = "likelihood", time_sampling: TimeSampling = "importance"
+        self, sde: Process, weighting: Weighting = "likelihood", time_sampling: TimeSampling = "importance"
     ) -> None:
         if weighting not in ("likelihood", "fidelity"):
             raise ValueError(f'weighting must be "likelihood" or "fidelity", not {weighting!r}')
@@ -134,7 +144,7 @@ class ScoreMatching(ABC):
     def weight(self, t: Tensor) -> Tensor:
         """lambda(t), ``[*batch]``."""
         if self.weighting == "likelihood":
-            return self.sde.diffusion(t) ** 2
+            return self.sde.natural_weight(t)
         return 2 / self._target_square(t)
 
     def sample_times(

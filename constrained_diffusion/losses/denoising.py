@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Generator, Tensor
 
-from ..sde import Score
-from .base import ScoreMatching
+from ..process import Score
+from .base import ScoreMatching, half_squared_error
 
 __all__ = ["DenoisingScoreMatching"]
 
@@ -15,8 +15,8 @@ class DenoisingScoreMatching(ScoreMatching):
 
     x0 is noised to x, and the score at x regressed on the denoising target u, whose conditional expectation
     given x is the score of the noised data (Vincent 2011; on domains with walls Lou & Ermon 2023, arXiv
-    2304.04740). Norms are in the domain's metric. Arguments as in :class:`ScoreMatching`; the losses are
-    non-negative.
+    2304.04740). Over a :class:`RectifiedFlow` the same regression, of velocities, is flow matching. Norms are in the
+    domain's metric. Arguments as in :class:`ScoreMatching`; the losses are non-negative.
     """
 
     def noise(self, x0: Tensor, t: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
@@ -34,7 +34,4 @@ class DenoisingScoreMatching(ScoreMatching):
         **condition: Tensor,
     ) -> Tensor:
         """Half the squared distance to the target, ``[*batch]``."""
-        if target is None:
-            raise ValueError("denoising needs a target: noise the points with this loss")
-        error = score(x, t, **condition) - target
-        return self.sde.domain.inner(x, error, error) / 2
+        return half_squared_error(self.sde, score, x, t, target, condition)

@@ -27,9 +27,10 @@ import operator
 import torch
 from torch import Generator, Tensor
 
-from ..sde import ReflectedSDE, Score
+from ..divergence import value_and_trace
+from ..process import Process, Score
+from ..sde import ReflectedSDE
 from .base import ScoreMatching, TimeSampling, Weighting
-from .divergence import value_and_trace
 
 __all__ = ["ImplicitScoreMatching", "SlicedScoreMatching"]
 
@@ -64,7 +65,7 @@ class ImplicitScoreMatching(ScoreMatching):
         """|s|^2 / 2 + div s, ``[*batch]``."""
         domain = self.sde.domain
         s, divergence = value_and_trace(domain, lambda y: score(y, t, **condition), x, domain.frame(x))
-        return domain.inner(x, s, s) / 2 + divergence
+        return domain.inner(x, s, s) / 2 + divergence.sum(0)
 
 
 class SlicedScoreMatching(ScoreMatching):
@@ -113,9 +114,11 @@ class SlicedScoreMatching(ScoreMatching):
         """|s|^2 / 2 + z . J z, ``[*batch]``."""
         domain = self.sde.domain
         z = torch.stack([domain.sample_noise(x, generator=generator) for _ in range(self.projections)])
-        s, total = value_and_trace(domain, lambda y: score(y, t, **condition), x, z)
-        return domain.inner(x, s, s) / 2 + total / self.projections
+        s, terms = value_and_trace(domain, lambda y: score(y, t, **condition), x, z)
+        return domain.inner(x, s, s) / 2 + terms.mean(0)
 
 
-def _noise(sde: ReflectedSDE, x0: Tensor, t: Tensor, generator: Generator | None) -> tuple[Tensor, None]:
+def _noise(sde: Process, x0: Tensor, t: Tensor, generator: Generator | None) -> tuple[Tensor, None]:
+    if not isinstance(sde, ReflectedSDE):
+        raise TypeError(f"implicit score matching needs a ReflectedSDE, not a {type(sde).__name__}")
     return sde.domain.noise(x0, sde.sigma(t), generator=generator), None

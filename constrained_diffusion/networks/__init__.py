@@ -1,5 +1,5 @@
 """Networks: ``network(x, log_sigma, **condition)`` to a tensor like x, of order one."""
 
-from .mlp import MLP
+from .mlp import MLP, null_condition
 
-__all__ = ["MLP"]
+__all__ = ["MLP", "null_condition"]

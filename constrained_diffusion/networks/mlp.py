@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..domains import Domain
 from ..domains.checks import ShapeError
 
-__all__ = ["MLP"]
+__all__ = ["MLP", "null_condition"]
 
 _FREQUENCIES = 16  # of the embedding of log sigma
 _CONTEXT = 64  # units that carry noise level and condition to the blocks
@@ -25,7 +25,8 @@ class MLP(nn.Module):
         domain: gives the input coordinates (:meth:`Domain.features`) and the output's shape.
         width: hidden units.
         depth: residual blocks, of two layers each.
-        condition_dim: length of a vector ``condition`` ``[B, condition_dim]``; 0 for none.
+        condition_dim: length of a vector ``condition`` ``[B, condition_dim]``; 0 for none. A row of NaN is the null
+            token: no condition, as :func:`null_condition` makes it.
         dropout: share of hidden units left out while training; more where data are few.
     """
 
@@ -37,7 +38,7 @@ class MLP(nn.Module):
         x = domain.sample_prior(1, 1.0)
         inputs = domain.features(x, torch.ones(1)).shape[-1]
         self.enter = nn.Linear(inputs, width)
-        self.embed = nn.Sequential(nn.Linear(2 * _FREQUENCIES + 1 + condition_dim, _CONTEXT), nn.SiLU())
+        self.embed = nn.Sequential(nn.Linear(2 * _FREQUENCIES + 1 + _inputs(condition_dim), _CONTEXT), nn.SiLU())
         self.blocks = nn.ModuleList(_Block(width, dropout) for _ in range(depth))
         self.leave = nn.Linear(width, domain.event_shape.numel())
         nn.init.zeros_(self.leave.weight)
@@ -63,12 +64,25 @@ class MLP(nn.Module):
         rate = torch.arange(1, _FREQUENCIES + 1, dtype=x.dtype, device=x.device) * (2 * math.pi / _SPAN)
         phase = log_sigma.unsqueeze(-1) * rate
         level = [log_sigma.unsqueeze(-1) / _SPAN, phase.cos(), phase.sin()]
-        context = self.embed(torch.cat(level if condition is None else [*level, condition.to(x.dtype)], -1))
+        if condition is not None:
+            missing = condition.isnan().any(-1, keepdim=True)
+            level += [torch.where(missing, 0.0, condition).to(x.dtype), missing.to(x.dtype)]
+        context = self.embed(torch.cat(level, -1))
         h = self.enter(self.domain.features(x, log_sigma.exp()))
         for block in self.blocks:
             h = block(h, context)
         out: Tensor = self.leave(nn.functional.silu(h))
         return out.reshape(x.shape)
+
+
+def null_condition(condition_dim: int) -> Tensor:
+    """The token that stands for no condition, ``[condition_dim]``: NaN, which no condition is."""
+    return torch.full((condition_dim,), math.nan)
+
+
+def _inputs(condition_dim: int) -> int:
+    """Numbers that tell of a condition: itself, and whether it is missing."""
+    return condition_dim + 1 if condition_dim else 0
 
 
 class _Block(nn.Module):

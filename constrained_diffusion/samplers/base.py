@@ -1,13 +1,13 @@
 """What all samplers share: the time grid, the loop, counting, frames on the way, the final denoising step.
 
-May use: torch, tqdm, the SDE. A new sampler is one class with a ``step``.
+May use: torch, tqdm, the process. A new sampler is one class with a ``step``.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import final
+from typing import ClassVar, TypedDict, final
 
 import torch
 from torch import Generator, Tensor
@@ -15,11 +15,21 @@ from tqdm.auto import tqdm
 
 from ..domains.base import batch_shape
 from ..domains.checks import trusted
-from ..sde import ReflectedSDE, Score
+from ..guidance import evaluations
+from ..process import Process, Score
+from .grids import Grid, checked_grid, even_times
 
-__all__ = ["Sampler", "Samples"]
+__all__ = ["Options", "Sampler", "Samples"]
 
 Condition = dict[str, Tensor]
+
+
+class Options(TypedDict, total=False):
+    """What every sampler takes; see :class:`Sampler`."""
+
+    steps: int
+    denoise: bool
+    grid: Grid
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,7 @@ class Samples:
 
     Attributes:
         x: samples ``[*shape, *event_shape]``, inside the domain.
-        nfe: evaluations of the score for each sample.
+        nfe: evaluations of the model for each sample; a guided score may take several a step.
         trajectory: frames on the way, ``[frames, *shape, *event_shape]``, the first at ``times[0]`` = 1 (the
             prior) and the last the samples; empty if none were asked for.
         times: time of each frame, ``[frames]``.
@@ -41,19 +51,27 @@ class Samples:
 
 
 class Sampler(ABC):
-    """Walks from time 1 to time 0 at equal steps of time, and removes the noise that is left.
+    """Walks down a grid of sigma, from the prior at time 1 to time 0, and removes the noise that is left.
 
     Args:
-        sde: the forward process to reverse.
-        score: its score, ``score(x, t, **condition)``.
+        process: what to reverse.
+        score: its model, ``score(x, t, **condition)``: the score of an SDE, the velocity of a flow.
         steps: number of steps, at least 1.
-        denoise: end with x + sigma_min^2 score (Tweedie's formula), reflected: one more evaluation.
+        denoise: end with the step from sigma_min to no noise at all, x + sigma_min^2 score (Tweedie's formula),
+            reflected: one more evaluation.
+        grid: where to stop on the way, by default at equal steps of time.
     """
 
-    def __init__(self, sde: ReflectedSDE, score: Score, *, steps: int = 500, denoise: bool = True) -> None:
+    needs: ClassVar[type] = Process  # a sampler for one kind of process names it
+
+    def __init__(
+        self, process: Process, score: Score, *, steps: int = 500, denoise: bool = True, grid: Grid = even_times
+    ) -> None:
         if not isinstance(steps, int) or steps < 1:
             raise ValueError(f"steps must be a positive integer, not {steps!r}")
-        self.sde, self.score, self.steps, self.denoise = sde, score, steps, denoise
+        if not isinstance(process, self.needs):
+            raise TypeError(f"{type(self).__name__} needs a {self.needs.__name__}, not a {type(process).__name__}")
+        self.process, self.score, self.steps, self.denoise, self.grid = process, score, steps, denoise, grid
         self._nfe = 0
 
     @abstractmethod
@@ -62,9 +80,13 @@ class Sampler(ABC):
     ) -> Tensor:
         """One step from time ``t`` down to ``t_next`` (scalar tensors), ``[*batch, *event_shape]``."""
 
+    def begin(self) -> None:
+        """Start a run: nothing is counted yet, and samplers that look back have nothing to look at."""
+        self._nfe = 0
+
     def times(self, like: Tensor) -> Tensor:
-        """The grid, ``[steps + 1]``, from 1 down to 0."""
-        return torch.linspace(1, 0, self.steps + 1, dtype=like.dtype, device=like.device)
+        """The grid as times ``[steps + 1]``, decreasing."""
+        return checked_grid(self.grid, self.process, self.steps).to(like)
 
     @final
     @torch.no_grad()
@@ -104,7 +126,7 @@ class Sampler(ABC):
         times = self.times(x)
         kept = self._frames(frames)
         trajectory, at = [], []
-        self._nfe = 0
+        self.begin()
         with trusted():
             for i in tqdm(range(self.steps), disable=not progress, desc="sampling", leave=False, mininterval=0.5):
                 if i in kept:
@@ -112,7 +134,7 @@ class Sampler(ABC):
                     at.append(times[i])
                 x = self.step(x, times[i], times[i + 1], generator=generator, condition=condition or {})
             if self.denoise:
-                x = self._denoise(x, condition or {})
+                x = self._denoise(x, times[-1], condition or {})
         if frames:
             trajectory.append(x)
             at.append(times[-1])
@@ -120,9 +142,9 @@ class Sampler(ABC):
         return Samples(x, self._nfe, stacked, torch.stack(at) if at else times[:0])
 
     def evaluate(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The score at ``x`` and scalar time ``t``, counted; raises ValueError where it is not finite."""
-        self._nfe += 1
-        batch = x.shape[: x.ndim - len(self.sde.domain.event_shape)]
+        """The model at ``x`` and scalar time ``t``, counted; raises ValueError where it is not finite."""
+        self._nfe += evaluations(self.score)
+        batch = x.shape[: x.ndim - len(self.process.domain.event_shape)]
         s = self.score(x, t.expand(batch), **condition)
         if not bool(s.isfinite().all()):
             raise ValueError(
@@ -130,13 +152,32 @@ class Sampler(ABC):
             )
         return s
 
+    def slope(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """The flow's dx/dsigma at ``x`` and scalar time ``t``: one evaluation."""
+        return self.process.slope(self.evaluate(x, t, condition), t)
+
     def reverse_move(
         self, x: Tensor, t: Tensor, t_next: Tensor, *, generator: Generator | None, condition: Condition
     ) -> Tensor:
         """Displacement v s + sqrt(v) z of a reverse Euler step, v = sigma(t)^2 - sigma(t_next)^2 its Brownian time."""
-        v = self.sde.sigma(t) ** 2 - self.sde.sigma(t_next) ** 2
-        noise = v.sqrt() * self.sde.domain.sample_noise(x, generator=generator)
+        v = self.process.sigma(t) ** 2 - self.process.sigma(t_next) ** 2
+        noise = v.sqrt() * self.process.domain.sample_noise(x, generator=generator)
         return v * self.evaluate(x, t, condition) + noise
+
+    def langevin_move(
+        self, x: Tensor, t: Tensor, snr: float, *, generator: Generator | None, condition: Condition
+    ) -> Tensor:
+        """Displacement e s + sqrt(2 e) z of a Langevin step at scalar time ``t``, e = 2 (snr sigma)^2.
+
+        That is what Song et al. take from the norm of the score, for a score of its typical size 1/sigma in each
+        dimension. It depends neither on the other samples of the batch nor on the sample's own score: a step that is
+        longer where the score is short has another stationary law (its density is divided by e(x)), which shows
+        in few dimensions.
+        """
+        s = self.evaluate(x, t, condition)
+        z = self.process.domain.sample_noise(x, generator=generator)
+        e = 2 * (snr * self.process.sigma(t)) ** 2
+        return e * s + (2 * e).sqrt() * z
 
     def _start(
         self,
@@ -147,19 +188,17 @@ class Sampler(ABC):
         dtype: torch.dtype | None,
     ) -> Tensor:
         if latent is None:
-            return self.sde.sample_prior(batch, generator=generator, device=device, dtype=dtype)
-        expected = batch + self.sde.domain.event_shape
+            return self.process.sample_prior(batch, generator=generator, device=device, dtype=dtype)
+        expected = batch + self.process.domain.event_shape
         if latent.shape != expected:
             raise ValueError(f"latent has shape {list(latent.shape)}; expected {list(expected)}")
         if latent.numel():
-            self.sde.check_data("latent", latent)
+            self.process.check_data("latent", latent)
         return latent.clone()
 
     def _frames(self, frames: int) -> set[int]:
         """Indices of the steps before which a frame is kept; the samples themselves are the last frame."""
         return {round(k * self.steps / (frames - 1)) for k in range(frames - 1)} if frames > 1 else set()
 
-    def _denoise(self, x: Tensor, condition: Condition) -> Tensor:
-        t = torch.zeros((), dtype=x.dtype, device=x.device)
-        s = self.evaluate(x, t, condition)
-        return self.sde.domain.reflect(x, self.sde.sigma(t) ** 2 * s)
+    def _denoise(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        return self.process.domain.reflect(x, -self.process.sigma(t) * self.slope(x, t, condition))

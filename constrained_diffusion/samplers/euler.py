@@ -5,12 +5,13 @@ May use: the SDE. Source: Lou & Ermon 2023, arXiv 2304.04740; weak orders: Bossy
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Unpack
 
 from torch import Generator, Tensor
 
-from ..sde import ReflectedSDE, Score
-from .base import Condition, Sampler
+from ..process import Score
+from ..sde import ReflectedSDE
+from .base import Condition, Options, Sampler
 
 __all__ = ["EulerMaruyama"]
 
@@ -21,22 +22,22 @@ class EulerMaruyama(Sampler):
     Args:
         sde: the forward process to reverse.
         score: its score.
-        steps: number of steps; one evaluation each.
-        denoise: end with a denoising step.
         boundary: ``"reflect"``, or ``"project"``: the thresholding of other samplers, which leaves atoms on
             the walls and is here to be compared with.
+        options: ``steps``, ``denoise``, ``grid``; see :class:`Sampler`. One evaluation a step.
     """
+
+    needs = ReflectedSDE
 
     def __init__(
         self,
         sde: ReflectedSDE,
         score: Score,
         *,
-        steps: int = 500,
-        denoise: bool = True,
         boundary: Literal["reflect", "project"] = "reflect",
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(sde, score, steps=steps, denoise=denoise)
+        super().__init__(sde, score, **options)
         if boundary not in ("reflect", "project"):
             raise ValueError(f'boundary must be "reflect" or "project", not {boundary!r}')
         self.boundary = boundary
@@ -46,5 +47,5 @@ class EulerMaruyama(Sampler):
     ) -> Tensor:
         """One reverse step; see the class."""
         move = self.reverse_move(x, t, t_next, generator=generator, condition=condition)
-        domain = self.sde.domain
+        domain = self.process.domain
         return domain.reflect(x, move) if self.boundary == "reflect" else domain.project(x + move)

@@ -1,0 +1,264 @@
+r"""Guidance: scores made of scores, to sample what satisfies a condition.
+
+Each class is a callable ``score(x, t, **condition)`` and goes wherever a score does: every sampler, the flow, the
+likelihood. What is added to a model's score is a gradient in the domain's metric that loses its component across the
+walls near them, so that guided flows stay inside at any weight, with nothing clipped. ``evaluations`` says how
+often the model is evaluated in one call, so that samplers count truly.
+
+May use: the process, autograd.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from .domains.checks import ShapeError
+from .process import Score
+from .sde import ReflectedSDE
+
+__all__ = ["ClassifierFreeGuidance", "ClassifierGuidance", "Inpainting", "LinearInverse", "evaluations"]
+
+_DRAWS = 4096  # of the prior, to see how wide it is
+_RANK = 16  # times the rounding error: eigenvalues of A A^T below this share of the largest count as none
+
+
+def evaluations(score: Score) -> int:
+    """How often one call of a score evaluates its model; one if it does not say."""
+    return int(getattr(score, "evaluations", 1))
+
+
+class ClassifierFreeGuidance:
+    r"""(1 + w) s(x | condition) - w s(x | null): Ho & Salimans 2022, arXiv 2207.12598.
+
+    A linear combination of scores, or of velocities, so that whatever vanishes at the walls still does. Both
+    evaluations are one call of twice the batch.
+
+    Args:
+        score: a model trained with and without conditions.
+        weight: w; 0 is the conditional model, -1 the unconditional one.
+        null: what stands for no condition: for each keyword a tensor of the shape of one point's condition, or of
+            a whole batch. A *negative* condition, to move away from, goes here instead.
+    """
+
+    def __init__(self, score: Score, weight: float, *, null: Mapping[str, Tensor]) -> None:
+        if not math.isfinite(weight):
+            raise ValueError(f"weight must be finite, not {weight!r}")
+        self.score, self.weight, self.null = score, float(weight), dict(null)
+        self.evaluations = 2 * evaluations(score)
+
+    def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        """The guided score ``[*batch, *event_shape]``; conditions ``[*batch, ...]`` of any shape."""
+        if set(condition) != set(self.null):
+            raise ValueError(f"null has {sorted(self.null)}, the condition {sorted(condition)}: name the same tensors")
+        pairs = {k: torch.stack([c, self._like(k, c)]) for k, c in condition.items()}
+        both: Tensor = self.score(x.expand(2, *x.shape), t.expand(2, *t.shape), **pairs)
+        return both[0] + self.weight * (both[0] - both[1])
+
+    def _like(self, name: str, condition: Tensor) -> Tensor:
+        null = self.null[name].to(condition)
+        try:
+            return null.expand(condition.shape)
+        except RuntimeError:
+            raise ShapeError(
+                f"null[{name!r}] has shape {list(null.shape)}; the condition has {list(condition.shape)}"
+            ) from None
+
+
+class _Likelihood(ABC):
+    """A score plus a weight times the gradient of a log-likelihood of what was observed.
+
+    Args:
+        sde: the forward process of the score.
+        score: a model without the condition.
+        weight: factor of the gradient; 1 is Bayes' rule.
+    """
+
+    def __init__(self, sde: ReflectedSDE, score: Score, weight: float) -> None:
+        if not isinstance(sde, ReflectedSDE):
+            raise TypeError(f"{type(self).__name__} needs a ReflectedSDE, not a {type(sde).__name__}")
+        if not math.isfinite(weight):
+            raise ValueError(f"weight must be finite, not {weight!r}")
+        self.sde, self.score, self.weight = sde, score, float(weight)
+        self.evaluations = evaluations(score)
+
+    @abstractmethod
+    def model_and_pull(self, x: Tensor, t: Tensor, condition: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The model's score, and partial derivatives of the log-likelihood, both ``[*batch, *event_shape]``."""
+
+    def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        """The guided score ``[*batch, *event_shape]``."""
+        domain = self.sde.domain
+        s, pull = self.model_and_pull(x, t, condition)
+        sigma = self.sde.sigma(t).to(x.dtype).expand(x.shape[: x.ndim - len(domain.event_shape)])
+        return s + self.weight * domain.damp_normal(x, domain.gradient(x, pull), sigma)
+
+
+class ClassifierGuidance(_Likelihood):
+    r"""s(x) + w grad log p(y | x): Dhariwal & Nichol 2021, arXiv 2105.05233.
+
+    Args:
+        sde: the forward process of the score.
+        score: an unconditional model.
+        classifier: ``classifier(x, t, **condition)`` returns the log-probabilities ``[*batch]`` of what is wanted, at
+            noised points and their times, differentiably. The condition is given to the classifier alone.
+        weight: w.
+    """
+
+    def __init__(self, sde: ReflectedSDE, score: Score, classifier: Callable[..., Tensor], weight: float = 1.0) -> None:
+        super().__init__(sde, score, weight)
+        self.classifier = classifier
+
+    def model_and_pull(self, x: Tensor, t: Tensor, condition: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The unconditional score, and the derivatives of the classifier's log-probability."""
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_()
+            log_p = self.classifier(leaf, t, **condition)
+            batch = x.shape[: x.ndim - len(self.sde.domain.event_shape)]
+            if log_p.shape != batch:
+                raise ShapeError(f"classifier returned shape {list(log_p.shape)}; expected {list(batch)}")
+            (pull,) = torch.autograd.grad(log_p.sum(), leaf)
+        return self.score(x, t), pull
+
+
+class LinearInverse(_Likelihood):
+    r"""Guidance by an observation y = A x0 + noise of the data.
+
+    With D = x + sigma^2 s the denoised point, x0 given x is taken to be normal around D with variance r^2, so that y is
+    normal around A D with covariance r^2 A A^T + noise^2, and the score gains the gradient of its log-density (Song et
+    al. 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems"). Approximate where x0 given x is not
+    normal; what is observed without noise is met to within sigma_min.
+
+    Args:
+        sde: the forward process of the score.
+        score: a model; differentiable in x, if ``jacobian``.
+        A: matrix ``[m, k]``, k the number of a point's coordinates.
+        y: the observation ``[m]``, or one for each point ``[*batch, m]``.
+        noise: standard deviation of its noise.
+        spread: standard deviation of a coordinate of the data, which bounds r: 1/r^2 = 1/sigma^2 + 1/spread^2. By
+            default that of the prior.
+        jacobian: differentiate D; without, r^2 / sigma^2 is taken for its Jacobian, which costs no backward pass.
+        weight: factor of the gradient.
+    """
+
+    def __init__(
+        self,
+        sde: ReflectedSDE,
+        score: Score,
+        A: Tensor,
+        y: Tensor,
+        *,
+        noise: float = 0.0,
+        spread: float | None = None,
+        jacobian: bool = True,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(sde, score, weight)
+        size = sde.domain.event_shape.numel()
+        if A.ndim != 2 or A.shape[1] != size:
+            raise ShapeError(f"A has shape {list(A.shape)}; expected [m, {size}]")
+        if y.shape[-1:] != A.shape[:1]:
+            raise ShapeError(f"y has shape {list(y.shape)}; expected [{A.shape[0]}] or [*batch, {A.shape[0]}]")
+        self.A, self.y, self.noise, self.jacobian = A, y, _checked_noise(noise), jacobian
+        self.spread = _spread(sde) if spread is None else float(spread)
+        values, self._vectors = torch.linalg.eigh((A @ A.T).double())
+        self._values = values.clamp(min=0)
+
+    def model_and_pull(self, x: Tensor, t: Tensor, condition: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The score, and the derivatives of the observation's log-density."""
+        A, y, values, vectors = (v.to(x) for v in (self.A, self.y, self._values, self._vectors))
+
+        def back(denoised: Tensor, square: Tensor) -> Tensor:
+            error = y - denoised.reshape(*square.shape, -1) @ A.T
+            variance = square.unsqueeze(-1) * values + self.noise**2
+            seen = values > values.max() * _RANK * torch.finfo(x.dtype).eps
+            solved = torch.where(seen, (error @ vectors) / torch.where(seen, variance, 1.0), 0.0)
+            return (solved @ vectors.T @ A).reshape(x.shape)
+
+        return _denoised_pull(self.sde, self.score, x, t, condition, back, self.spread, self.jacobian)
+
+
+class Inpainting(_Likelihood):
+    """:class:`LinearInverse` where single coordinates are observed, of which there may be many.
+
+    Args:
+        sde: the forward process of the score.
+        score: a model; differentiable in x, if ``jacobian``.
+        mask: which coordinates are known, bool ``[*event_shape]`` or ``[*batch, *event_shape]``.
+        values: what they are, where they are known; of a shape that broadcasts with the mask.
+        noise, spread, jacobian, weight: as in :class:`LinearInverse`.
+    """
+
+    def __init__(
+        self,
+        sde: ReflectedSDE,
+        score: Score,
+        mask: Tensor,
+        values: Tensor,
+        *,
+        noise: float = 0.0,
+        spread: float | None = None,
+        jacobian: bool = True,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__(sde, score, weight)
+        shape = sde.domain.event_shape
+        for name, tensor in (("mask", mask), ("values", values)):
+            if tensor.shape[tensor.ndim - len(shape) :] != shape:
+                raise ShapeError(f"{name} has shape {list(tensor.shape)}; expected [*batch, {list(shape)}]")
+        if mask.dtype != torch.bool:
+            raise TypeError(f"mask must be of bool, not {mask.dtype}")
+        self.mask, self.values, self.noise, self.jacobian = mask, values, _checked_noise(noise), jacobian
+        self.spread = _spread(sde) if spread is None else float(spread)
+
+    def model_and_pull(self, x: Tensor, t: Tensor, condition: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The score, and the derivatives of the known coordinates' log-density."""
+        mask, values = self.mask.to(x.device), self.values.to(x)
+
+        def back(denoised: Tensor, square: Tensor) -> Tensor:
+            return torch.where(mask, values - denoised, 0.0) / self.sde.expand(square + self.noise**2)
+
+        return _denoised_pull(self.sde, self.score, x, t, condition, back, self.spread, self.jacobian)
+
+
+def _denoised_pull(
+    sde: ReflectedSDE,
+    score: Score,
+    x: Tensor,
+    t: Tensor,
+    condition: dict[str, Tensor],
+    back: Callable[[Tensor, Tensor], Tensor],
+    spread: float,
+    jacobian: bool,
+) -> tuple[Tensor, Tensor]:
+    """The score, and J^T ``back(D, r^2)`` with D the denoised points, J their Jacobian and r^2 their variance."""
+    batch = x.shape[: x.ndim - len(sde.domain.event_shape)]
+    square = sde.sigma(t).to(x.dtype).expand(batch) ** 2
+    narrow = 1 / (1 / square + 1 / spread**2)
+    with torch.set_grad_enabled(jacobian):
+        leaf = x.detach().clone().requires_grad_(jacobian)
+        s = score(leaf, t, **condition)
+        denoised = leaf + sde.expand(square) * s
+    pull = back(denoised.detach(), narrow)
+    if not jacobian:
+        return s, sde.expand(narrow / square) * pull
+    if not denoised.requires_grad or not s.requires_grad:
+        raise ValueError("score(x, t) carries no autograd graph back to x: pass jacobian=False")
+    (pull,) = torch.autograd.grad(denoised, leaf, pull)
+    return s.detach(), pull
+
+
+def _checked_noise(noise: float) -> float:
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"noise must be finite and not negative, got {noise!r}")
+    return float(noise)
+
+
+def _spread(sde: ReflectedSDE) -> float:
+    """Standard deviation of the prior, a dimension."""
+    x = sde.sample_prior(_DRAWS, generator=torch.Generator().manual_seed(0), dtype=torch.float64).flatten(1)
+    return float(((x - x.mean(0)).square().sum(-1).mean() / sde.domain.dim).sqrt())

@@ -1,0 +1,170 @@
+r"""What samplers, losses and likelihoods need of a process: laws p_t in a domain, from data to a prior.
+
+Time 0 is data, time 1 the prior. Each point of data moves away from where it was; ``sigma(t)`` says how far, and is the
+clock of everything. What a network learns (a score, or a velocity) gives the *slope* :math:`dx/d\sigma` of the
+deterministic flow that carries p_t along. Since a slope is the mean displacement from the data over sigma,
+:math:`x - \sigma\,dx/d\sigma` is the denoised point, and one family of samplers serves them all.
+
+May use: domains and schedules.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property
+
+import torch
+from torch import Generator, Tensor
+
+from .domains import Domain
+from .domains.base import batch_shape
+from .domains.checks import check_inside, check_tensor, values_are_checked
+from .schedules import Schedule
+
+__all__ = ["Process", "Score", "interpolate_rms"]
+
+Score = Callable[..., Tensor]
+"""``score(x, t, **condition)``: x ``[*batch, *event_shape]``, t ``[*batch]``, to a tensor like x."""
+
+_TABLE_SIZE, _TABLE_POINTS = 32, 512
+_TABLE_NUMBERS = 1 << 22  # coordinates simulated at a time
+
+
+class Process(ABC):
+    """From data to a prior, and what a network learns of it.
+
+    A subclass gives :meth:`noise`, :meth:`slope` and its inverse :meth:`output`, and :meth:`natural_weight`.
+
+    Args:
+        domain: where.
+        schedule: sigma as a function of time.
+    """
+
+    def __init__(self, domain: Domain, schedule: Schedule) -> None:
+        if not isinstance(domain, Domain):
+            raise TypeError(f"domain must be a Domain, not {type(domain).__name__}")
+        self.domain, self.schedule = domain, schedule
+
+    def __repr__(self) -> str:
+        """Domain and schedule."""
+        return f"{type(self).__name__}({self.domain!r}, schedule={self.schedule!r})"
+
+    @property
+    def sigma_min(self) -> float:
+        """Sigma at time 0."""
+        return self.schedule.sigma_min
+
+    @property
+    def sigma_max(self) -> float:
+        """Sigma at time 1."""
+        return self.schedule.sigma_max
+
+    @property
+    def length(self) -> float:
+        """The domain's inradius as the unit of tolerances; 1 where it has none."""
+        return self.domain.inradius if math.isfinite(self.domain.inradius) else 1.0
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Distance from the data at times ``t`` ``[*batch]`` in [0, 1], in the units of the domain."""
+        return self.schedule.sigma(t)
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """Times ``[*batch]`` at which :meth:`sigma` has given values."""
+        return self.schedule.time(sigma)
+
+    @abstractmethod
+    def noise(self, x0: Tensor, t: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Points of the law at times ``t`` ``[*batch]`` given data inside, and targets for the network's output."""
+
+    @abstractmethod
+    def slope(self, output: Tensor, t: Tensor) -> Tensor:
+        """The flow's dx/dsigma ``[*batch, *event_shape]``, from a model's output there and times ``[*batch]``."""
+
+    @abstractmethod
+    def output(self, slope: Tensor, t: Tensor) -> Tensor:
+        """The inverse of :meth:`slope`."""
+
+    @abstractmethod
+    def natural_weight(self, t: Tensor) -> Tensor:
+        """The weight ``[*batch]`` of times ``[*batch]`` in the loss that theory asks for."""
+
+    def perturb(self, x0: Tensor, t: Tensor | float, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Move data up to time ``t``.
+
+        Args:
+            x0: points inside ``[*batch, *event_shape]``.
+            t: times in [0, 1], a number or ``[*batch]``.
+            generator: source of randomness.
+
+        Returns:
+            Points of the law at ``t`` given ``x0``, and targets whose expectation given the former is what a
+            model should answer, both ``[*batch, *event_shape]``.
+        """
+        check_tensor("x0", x0, self.domain.event_shape)
+        t = torch.as_tensor(t, dtype=x0.dtype, device=x0.device) if not isinstance(t, Tensor) else t
+        if values_are_checked() and not bool(((t >= 0) & (t <= 1)).all()):
+            raise ValueError(f"t must lie in [0, 1]; it ranges over [{float(t.min()):g}, {float(t.max()):g}]")
+        return self.noise(x0, t, generator=generator)
+
+    def sample_prior(
+        self,
+        shape: int | tuple[int, ...],
+        *,
+        generator: Generator | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> Tensor:
+        """Draws ``[*shape, *event_shape]`` from the law at time 1."""
+        return self.domain.sample_prior(
+            batch_shape(shape), self.sigma_max, generator=generator, device=device, dtype=dtype
+        )
+
+    def prior_log_prob(self, x: Tensor) -> Tensor:
+        """Log-density ``[*batch]`` of the law at time 1."""
+        return self.domain.prior_log_prob(x, self.sigma_max)
+
+    def target_rms(self, sigma: Tensor) -> Tensor:
+        """Root mean square, per dimension, of the target at ``sigma`` ``[*batch]``, for data of the prior's law.
+
+        Of a denoising target it is near 1/sigma at small noise and falls exponentially once the law is uniform. Read
+        from a table that is simulated once, with a fixed seed.
+        """
+        return interpolate_rms(*self.target_rms_table, sigma)
+
+    @cached_property
+    def target_rms_table(self) -> tuple[Tensor, Tensor]:
+        """Grid of log sigma, and the logarithm of the target's root mean square there."""
+        generator = torch.Generator().manual_seed(0)
+        grid = torch.linspace(math.log(self.sigma_min), math.log(self.sigma_max), _TABLE_SIZE, dtype=torch.float64)
+        values = []
+        at_once = max(1, _TABLE_NUMBERS // (_TABLE_POINTS * self.domain.event_shape.numel()))
+        for part in grid.exp().split(at_once):
+            shape = (len(part), _TABLE_POINTS)
+            x0 = self.domain.sample_prior(shape, self.sigma_max, generator=generator, dtype=torch.float64)
+            t = self.time(part).clamp(0, 1).unsqueeze(-1).expand(shape)
+            x, u = self.noise(x0, t, generator=generator)
+            values.append((self.domain.inner(x, u, u).mean(-1) / self.domain.dim).log() / 2)
+        return grid, torch.cat(values)
+
+    def check_data(self, name: str, x: Tensor) -> None:
+        """Refuse data that are empty, of the wrong shape, not finite or outside the domain."""
+        check_tensor(name, x, self.domain.event_shape)
+        if x.numel() == 0:
+            raise ValueError(f"{name} is empty: shape {list(x.shape)}")
+        check_inside(self.domain, name, x)
+
+    def expand(self, value: Tensor) -> Tensor:
+        """Give a ``[*batch]`` tensor the event's dimensions, each of size one."""
+        return value.reshape(value.shape + (1,) * len(self.domain.event_shape))
+
+
+def interpolate_rms(grid: Tensor, log_rms: Tensor, sigma: Tensor) -> Tensor:
+    """Read a table of log rms, over an even grid of log sigma, at ``sigma`` ``[*batch]``; constant outside."""
+    grid, log_rms = grid.to(sigma), log_rms.to(sigma)
+    position = (sigma.log() - grid[0]) / (grid[-1] - grid[0]) * (len(grid) - 1)
+    left = position.detach().floor().clamp(0, len(grid) - 2)
+    weight = (position - left).clamp(0, 1)
+    index = left.long()
+    return torch.exp(log_rms[index] * (1 - weight) + log_rms[index + 1] * weight)

@@ -1,0 +1,46 @@
+"""The probability flow by a second-order multistep method on a grid of sigma: one evaluation a step.
+
+May use: the process. Sources: Lu et al. 2022, arXiv 2211.01095 (DPM-Solver++ 2M, of which this is the reflected form).
+"""
+
+from __future__ import annotations
+
+from torch import Generator, Tensor
+
+from .base import Condition, Sampler
+
+__all__ = ["Multistep"]
+
+
+class Multistep(Sampler):
+    """Exact for denoised points that change linearly with log sigma, which is extrapolated from the last step.
+
+    With D = x - sigma dx/dsigma the denoised point, h = log(sigma / sigma') and D_ = D + (h / 2 h_last) (D - D_last),
+    the step is x <- reflect(x, (1 - sigma' / sigma) (D_ - x)). The first step is of first order.
+
+    Args:
+        process: what to follow.
+        score: its model.
+        steps: number of steps; one evaluation each.
+        denoise: end with a denoising step.
+        grid: of sigma.
+    """
+
+    def begin(self) -> None:
+        """Start a run, with nothing to look back on."""
+        super().begin()
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def step(
+        self, x: Tensor, t: Tensor, t_next: Tensor, *, generator: Generator | None, condition: Condition
+    ) -> Tensor:
+        """One step; see the class. It looks back on the step taken before it, until :meth:`begin`."""
+        sigma, below = self.process.sigma(t), self.process.sigma(t_next)
+        h = (sigma / below).log()
+        toward = -sigma * self.slope(x, t, condition)  # D - x
+        denoised = x + toward
+        if self._last is not None:
+            last, h_last = self._last
+            toward = toward + h / (2 * h_last) * (denoised - last)
+        self._last = denoised, h
+        return self.process.domain.reflect(x, (1 - below / sigma) * toward)
