@@ -51,12 +51,16 @@ class ScoreModel(nn.Module):
         """
         domain = self.sde.domain
         batch = x.shape[: x.ndim - len(domain.event_shape)]
-        sigma = self.sde.sigma(t).to(x.dtype).expand(batch).reshape(-1)
         flat = x.reshape(-1, *domain.event_shape)
+        if t.numel() > 1 and not any(t.stride()):  # one time, expanded, as samplers have it: computed once
+            t = t[(0,) * t.ndim]
+        one = self.sde.sigma(t).to(x.dtype)
+        sigma, log_sigma, scale = (
+            v.expand(batch).reshape(-1) for v in (one, one.log(), interpolate_rms(self.grid, self.log_rms, one))
+        )
         rows = {k: v.reshape(len(flat), *v.shape[len(batch) :]) for k, v in condition.items()}
-        raw = self.network(flat, sigma.log(), **rows)
+        raw = self.network(flat, log_sigma, **rows)
         if raw.shape != flat.shape:
             raise ShapeError(f"network returned shape {list(raw.shape)}; expected that of x, {list(flat.shape)}")
-        scale = interpolate_rms(self.grid, self.log_rms, sigma)
         v = domain.tangent(flat, raw * scale.reshape(-1, *(1,) * len(domain.event_shape)))
         return domain.damp_normal(flat, v, sigma).reshape(x.shape)
