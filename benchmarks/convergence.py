@@ -1,10 +1,10 @@
 """How samplers converge with their number of evaluations, with an exact score in place of a network.
 
-The law: atoms at 0, 0.35 and 1 of [0, 1] with weights 0.3, 0.45 and 0.25, noised up to sigma_min. Left: sigma_min = 0.1,
-a smooth law; the error of the end points of the deterministic samplers against a tight solution, and fitted orders.
-Right: sigma_min = 0.01; the Kolmogorov-Smirnov distance of what comes out from the exact law: of the deterministic
-samplers for latents spread evenly, so that only their own error is seen; of the others for 20,000 draws, whose own
-noise is about 0.006 (shaded).
+The law: atoms at 0, 0.35 and 1 of [0, 1] with weights 0.3, 0.45 and 0.25, noised up to sigma_min. Left: sigma_min =
+0.1, a smooth law; the error of the end points of the deterministic samplers against a tight solution, and fitted
+orders. Right: sigma_min = 0.01; the Kolmogorov-Smirnov distance of what comes out from the exact law: of the
+deterministic samplers for latents spread evenly, so that only their own error is seen; of the others for 20,000 draws,
+whose own noise is about 0.006 (shaded).
 
     python benchmarks/convergence.py [--seed 0] [--out docs/images/convergence.png]
 """

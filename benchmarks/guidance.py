@@ -1,10 +1,10 @@
 """What guidance does at the walls: a reflected model beside an unconstrained one with thresholding, trained alike.
 
-Data: 8x8 handwritten digits with their labels, in the 64-cube. Both models have the same network, steps, batch and seed;
-the unconstrained one lives on R^64 (the same noise at its least, at its most the size of the data), and its samples
-are thresholded as is usual: at every step the denoised point is clipped to the cube, and so is the end. Both are
-sampled by 250 reverse Euler steps with classifier-free guidance. Reported: the share of coordinates within 1/255 of a
-face (the data's own share is what it should be), sliced Wasserstein distance to held-back digits over its floor, and
+Data: 8x8 handwritten digits with their labels, in the 64-cube. Both models have the same network, steps, batch and
+seed; the unconstrained one lives on R^64 (the same noise at its least, at its most the size of the data), and its
+samples are thresholded as is usual: at every step the denoised point is clipped to the cube, and so is the end. Both
+are sampled by 250 reverse Euler steps with classifier-free guidance. Reported: the share of coordinates within 1/255 of
+a face (the data's own share is what it should be), sliced Wasserstein distance to held-back digits over its floor, and
 the share of samples whose nearest held-back digit has the label asked for.
 
     python benchmarks/guidance.py [--steps 4000] [--samples 1000] [--out docs/images/guidance.png]

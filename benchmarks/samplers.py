@@ -1,8 +1,8 @@
 """What a sampler costs beside the network it calls.
 
-For each sampler: seconds of a run at batch 1,000, and of as many bare calls `network(x, log_sigma)`; the ratio is of the
-smallest of some rounds of both, which alternate. The network: the library's own of width 256 and depth 3, or a plain
-perceptron of three hidden layers of 256, which is cheaper than most and so the harder case.
+For each sampler: seconds of a run at batch 1,000, and of as many bare calls `network(x, log_sigma)`; the ratio is of
+the smallest of some rounds of both, which alternate. The network: the library's own of width 256 and depth 3, or a
+plain perceptron of three hidden layers of 256, which is cheaper than most and so the harder case.
 
     python benchmarks/samplers.py [--plain] [--rounds 5] [--steps 50]
 """

@@ -18,23 +18,21 @@ from constrained_diffusion import (
     Simplex,
 )
 from constrained_diffusion.testing import BrokenPromises, check_domain
-from tests.broken_domains import (
-    BROKEN,
+from tests import broken_geometry, broken_noising
+from tests.broken_geometry import LazyMoves, SticksToWalls
+from tests.broken_noising import GlobalNoise, HiddenArgument, NumpyNoise, Raises
+from tests.own_domains import (
     FEW,
-    GlobalNoise,
-    HiddenArgument,
-    LazyMoves,
-    NumpyNoise,
     OwnAnnulus,
     OwnProjectedBox,
     OwnProjectedDisc,
     OwnSquare,
-    Raises,
-    SticksToWalls,
     in_disc,
     in_l_shape,
     random_polytope,
 )
+
+BROKEN = [*broken_geometry.BROKEN, *broken_noising.BROKEN]
 
 
 def slow(*values, id, marks=()):  # noqa: A002 - pytest's own word
@@ -115,7 +113,7 @@ def test_strict_raises_and_carries_the_report():
 
 
 def test_the_report_is_returned():
-    report = check_domain(LazyMoves(), strict=False, **FEW)
+    report = report_of(LazyMoves, **FEW)
     text = str(report)
     assert not report.passed
     assert report.seconds > 0

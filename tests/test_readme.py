@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 TEXT = README.read_text() if README.is_file() else ""
 PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
-SNIPPETS = [code for page in PAGES for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
+SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)  # each by itself
 COMMANDS = re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL)
 
 
@@ -24,6 +24,15 @@ def test_snippet_runs(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     exec(compile(code, str(README), "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+def test_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names = {"__name__": "__main__"}
+    for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+        exec(compile(code, str(page), "exec"), names)
 
 
 def test_files_that_are_named_exist():

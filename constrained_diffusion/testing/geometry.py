@@ -126,6 +126,27 @@ def frame(bench: Bench) -> Finding:
     return together(_small("Gram matrix off by", error, _TOLERANCE), _small("not tangent by", off, _TOLERANCE))
 
 
+@promise("gradient in the metric", "return the vector whose inner product with tangent w is the sum of v * w")
+def gradient(bench: Bench) -> Finding:
+    x = bench.inside[: bench.few]
+    v = torch.randn(x.shape, generator=bench.generator("gradient in the metric"), dtype=DOUBLE)
+    w = bench.noise(x, "gradient in the metric")
+    found = bench.domain.gradient(x, v)
+    error = (bench.domain.inner(x, found, w) - (bench.flat(v) * bench.flat(w)).sum(-1)).abs()
+    off = bench.norm(bench.domain.tangent(x, found) - found)
+    size = 1 + bench.norm(v) * bench.norm(w)
+    return together(_small("off by", error / size, _TOLERANCE), _small("not tangent by", off, _TOLERANCE))
+
+
+@promise("interpolate", "lead from x (share 0) to y (share 1) inside the set")
+def between(bench: Bench) -> Finding:
+    x, y = bench.inside[: bench.few], bench.inside[: bench.few].flip(0)
+    start, middle, end = (bench.domain.interpolate(x, y, part) for part in (0.0, 0.5, 1.0))
+    ends = torch.maximum(bench.norm(start - x), bench.norm(end - y))
+    inside = bench.domain.contains(middle, atol=bench.atol())
+    return together(_small("ends off by", ends, _LOOSE * bench.scale), share("inside", inside))
+
+
 @promise("boundary: sign of the distance", "positive inside, zero on the wall, negative outside")
 def sign(bench: Bench) -> Finding:
     bench.need_walls()
@@ -246,6 +267,8 @@ PROMISES = (
     nearest,
     tangent,
     frame,
+    gradient,
+    between,
     sign,
     unit,
     slope,

@@ -204,6 +204,21 @@ def draws(bench: Bench) -> Finding:
     return two_samples(pairs(bench, x, end))
 
 
+@promise("bridge has the law of the path", "draw z in proportion to K_below(z | x0) K_rest(x | z)")
+def bridge(bench: Bench) -> Finding:
+    """Averaged over where it ends, a bridge has the law of the kernel at the time between."""
+    _need_kernel(bench)
+    x0, sigma, _ = _reference(bench)
+    generator = bench.generator("bridge")
+    x = bench.domain.sample_heat_kernel(x0, sigma, generator=generator)
+    found = []
+    for part in (0.4, 0.9):
+        z = bench.domain.sample_bridge(x0, x, part * sigma, sigma, generator=generator)
+        y = bench.domain.sample_heat_kernel(x0, part * sigma, generator=generator)
+        found.append(two_samples(pairs(bench, z, y)))
+    return together(*found)
+
+
 @promise("kernel: absence is said", "raise NotImplementedError in log_prob and score where has_exact_kernel is False")
 def absent(bench: Bench) -> Finding:
     if bench.domain.has_exact_kernel:
@@ -231,6 +246,7 @@ PROMISES = (
     normalised,
     gradient,
     draws,
+    bridge,
     absent,
 )
 

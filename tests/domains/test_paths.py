@@ -321,7 +321,7 @@ def test_targets_in_the_simplex_of_ten_parts(name):
     assert spread(TEN, torch.from_numpy(u), sigma) < 1.1
 
 
-@pytest.mark.parametrize(("inradii", "where", "count"), [(0.3, 0.9, 5000), (1.0, 0.9, 5000), (3.0, 0.5, 10_000)])
+@pytest.mark.parametrize(("inradii", "where", "count"), [(0.3, 0.9, 10_000), (1.0, 0.9, 5000), (3.0, 0.5, 10_000)])
 def test_targets_in_a_random_polytope(inradii, where, count):
     body = random_body()
     domain = Polytope(body.A, body.b)
@@ -408,8 +408,8 @@ def test_number_of_steps_grows_like_a_logarithm(domain, x0):
         run(counting, x0, inradii * domain.inradius, 3)
         calls.append(counting.calls)
     assert calls[0] <= paths.STEPS + 2
-    for decades, count in enumerate(calls):
-        assert count <= paths.STEPS + 24 * decades + 8, calls
+    assert max(calls[1:]) <= 2 * paths.STEPS, calls
+    assert calls[2] - calls[1] <= 24, calls  # from ten inradii on, what a quarter of the time that is left allows
     assert calls[3] - calls[2] <= 24, calls
 
 

@@ -288,6 +288,7 @@ def test_shapes_and_dtypes(name, dtype, batch):
     x = inside(domain, batch, dtype)
     v = domain.sample_noise(x, generator=generator(7))
     sigma = torch.full(batch, 0.3, dtype=dtype)
+    noised = domain.noise(x, sigma, generator=generator(8))
     points = [
         x,
         domain.join(*domain.split(x)),
@@ -297,9 +298,10 @@ def test_shapes_and_dtypes(name, dtype, batch):
         domain.tangent(x, v),
         domain.damp_normal(x, v, sigma),
         domain.boundary(x)[1],
-        domain.noise(x, sigma, generator=generator(8)),
+        noised,
+        domain.noise(x, 0.03, generator=generator(8)),  # a number: for all rows
         *domain.diffuse(x, sigma, generator=generator(8)),
-        *domain.diffuse(x, 0.3, generator=generator(8)),
+        *domain.diffuse(x, 0.03, generator=generator(8)),
         domain.sample_prior(batch, 2.0, generator=generator(9), dtype=dtype),
     ]
     per_point = [domain.boundary(x)[0], domain.inner(x, v, v), domain.prior_log_prob(x, 2.0)]
@@ -319,7 +321,7 @@ def test_shapes_and_dtypes(name, dtype, batch):
     assert normals.shape == (*distances.shape, *domain.event_shape)
     assert domain.curvature(x).shape == distances.shape
     assert domain.contains(domain.reflect(x, v)).all()
-    assert domain.contains(domain.noise(x, 0.3, generator=generator(8))).all()
+    assert domain.contains(noised).all()
 
 
 def test_split_and_join():
@@ -352,8 +354,9 @@ def test_seeds_repeat(name):
         lambda g: domain.diffuse(x0, 0.2, generator=g)[1],
         lambda g: domain.noise(x0, 0.2, generator=g),
     ):
-        assert torch.equal(draw(generator(1)), draw(generator(1)))
-        assert not torch.equal(draw(generator(1)), draw(generator(2)))
+        first, again, other = (draw(generator(seed)) for seed in (1, 1, 2))
+        assert torch.equal(first, again)
+        assert not torch.equal(first, other)
     assert torch.equal(before, torch.get_rng_state()), "a generator was given, the global one was used"
 
 

@@ -160,6 +160,19 @@ def test_probability_of_a_touch(alpha, beta, h):
     assert abs(share - true) < Z * math.sqrt(true * (1 - true) / 5000)
 
 
+@pytest.mark.parametrize("bend", [-1.0, 1.0])
+@edges
+def test_probability_of_a_touch_of_a_curved_wall(alpha, beta, h, bend):
+    """The drift to the wall, mu = bend / 2 in the plane, weighs touches by E exp(mu L): L + c has Rayleigh's law."""
+    n, c, free = 100_000, alpha + beta, math.tanh(alpha * beta / h)
+    out = step(Orthant(1, bend), [alpha, 0.0], [beta, 0.0], h, count=n)[:, 0]
+    hit = ((out + alpha).abs() < 1e-12).double()
+    weight = integrate.quad(lambda r: r / h * math.exp((c**2 - r**2) / (2 * h) + bend / 2 * (r - c)), c, c + 40)[0]
+    assert abs(weight - 1) > 0.05
+    true = (1 - free) * weight / (free + (1 - free) * weight)
+    assert abs(float(hit.mean()) - true) < 5 * math.sqrt(true * (1 - true) / n)
+
+
 @edges
 def test_first_touch_by_quadrature(alpha, beta, h):
     first, last = touch_times(alpha, beta, h, 20_000)
