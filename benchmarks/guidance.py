@@ -3,9 +3,9 @@
 Data: 8x8 handwritten digits with their labels, in the 64-cube. Both models have the same network, steps, batch and
 seed; the unconstrained one lives on R^64 (the same noise at its least, at its most the size of the data), and its
 samples are thresholded as is usual: at every step the denoised point is clipped to the cube, and so is the end. Both
-are sampled by 250 reverse Euler steps with classifier-free guidance. Reported: the share of coordinates within 1/255 of
-a face (the data's own share is what it should be), sliced Wasserstein distance to held-back digits over its floor, and
-the share of samples whose nearest held-back digit has the label asked for.
+are sampled by 500 reverse Euler steps and by 250 of Heun's, with classifier-free guidance. Reported: the share of
+coordinates within 1/255 of a face (the data's own share is what it should be), sliced Wasserstein distance to held-back
+digits over its floor, and the share of samples whose nearest held-back digit has the label asked for.
 
     python benchmarks/guidance.py [--steps 4000] [--samples 1000] [--out docs/images/guidance.png]
 """
@@ -23,6 +23,7 @@ from constrained_diffusion import (
     DenoisingScoreMatching,
     Euclidean,
     EulerMaruyama,
+    Heun,
     Hypercube,
     ReflectedSDE,
     ScoreModel,
@@ -84,20 +85,25 @@ def main() -> None:
     condition = {"condition": torch.nn.functional.one_hot(wanted, CLASSES).float()}
     rows = {}
     print(f"torch {torch.__version__}; share of the data's coordinates within 1/255 of a face: {share(held):.3f}")
-    print("model        weight  near a face  inside   SWD/floor  label right")
+    print("model        weight  sampler        near a face   SWD/floor  label right")
     for name, (sde, model) in models.items():
         for weight in WEIGHTS:
             score = ClassifierFreeGuidance(model, weight, null={"condition": null_condition(CLASSES)})
             if name == "thresholded":
                 score = thresholded(sde, score)
-            walk = EulerMaruyama(sde, score, steps=250)
-            out = walk.sample(arguments.samples, condition=condition, generator=torch.Generator().manual_seed(1)).x
-            y = out.clamp(0, 1) if name == "thresholded" else out
-            rows[name, weight] = y
-            distance = sliced_wasserstein(y, held) / floor(sliced_wasserstein, torch.cat([x, held]))
-            right = (held_labels[torch.cdist(y, held).argmin(1)] == wanted).float().mean()
-            inside = cube.contains(out).float().mean()
-            print(f"{name:12s} {weight:6.1f} {share(y):12.3f} {inside:8.3f} {distance:10.2f} {right:12.3f}", flush=True)
+            for kind, steps in ((EulerMaruyama, 500), (Heun, 250)):
+                walk = kind(sde, score, steps=steps)
+                generator = torch.Generator().manual_seed(1)
+                y = walk.sample(arguments.samples, condition=condition, generator=generator).x
+                y = y.clamp(0, 1) if name == "thresholded" else y
+                assert cube.contains(y).all()
+                rows[name, weight] = y
+                distance = sliced_wasserstein(y, held) / floor(sliced_wasserstein, torch.cat([x, held]))
+                right = (held_labels[torch.cdist(y, held).argmin(1)] == wanted).float().mean()
+                print(
+                    f"{name:12s} {weight:6.1f}  {kind.__name__:14s} {share(y):10.3f} {distance:10.2f} {right:12.3f}",
+                    flush=True,
+                )
     draw(rows, arguments.out)
 
 
@@ -108,7 +114,7 @@ def share(x: Tensor) -> float:
 def draw(rows: dict[tuple[str, float], Tensor], path: Path) -> None:
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, len(WEIGHTS), figsize=(2.2 * len(WEIGHTS), 4.8), constrained_layout=True)
+    figure, axes = plt.subplots(2, len(WEIGHTS), figsize=(2.6 * len(WEIGHTS), 3.4), constrained_layout=True)
     for row, name in zip(axes, ("reflected", "thresholded"), strict=True):
         for axis, weight in zip(row, WEIGHTS, strict=True):
             tiles = rows[name, weight][:50].reshape(5, 10, 8, 8).transpose(1, 2).reshape(40, 80)

@@ -65,6 +65,7 @@ class LazyMoves(OwnSquare):
         "damp_normal",
         "inradius",
         "project finds the nearest point",
+        "interpolate",
     ),
 )
 class ShrinkingProjection(OwnSquare):

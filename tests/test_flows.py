@@ -209,7 +209,7 @@ def distance(model, x, **options):
 
 def test_a_flow_learns_the_square(square):
     model, x = square
-    samples = model.sample(2000, seed=1)
+    samples = model.sample(2000, seed=1, steps=15)
     assert violation(model.domain, samples) == 0
     assert sliced_wasserstein(samples, x[2000:]) < NEAR * floor(sliced_wasserstein, x, size=2000)
 
@@ -218,7 +218,7 @@ def test_a_flow_learns_the_simplex():
     domain = Simplex(3)
     x = corners(domain, 4000, seeded())
     model = trained(domain, x[:2000].numpy())
-    samples = model.sample(2000)
+    samples = model.sample(2000, steps=15)
     assert isinstance(samples, np.ndarray)
     assert samples.dtype == np.float64
     assert violation(domain, samples) == 0
@@ -297,7 +297,7 @@ def learn(model, loss, x, steps=120):
 
 def test_one_step_is_better_after_reflow(square):
     model, x = square
-    walk = Heun(model.sde_, model.score_, steps=4)
+    walk = Heun(model.sde_, model.score_, steps=3)
     loss = Reflow(model.sde_, lambda z: walk.sample(len(z), latent=z).x)
     straighter = learn(model, loss, x[:2000])
     one = {"steps": 1, "sampler": AnnealedReflected}

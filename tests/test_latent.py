@@ -315,7 +315,7 @@ def test_estimator_with_a_condition():
     generator = seeded()
     side = torch.randint(2, (1000, 1), generator=generator).float()
     x = 0.2 + 0.6 * side + 0.1 * (torch.rand(1000, 1, generator=generator) - 0.5)
-    fitted = ReflectedDiffusion(Hypercube(1), width=32, depth=1, steps=120, batch_size=128, sigma_min=0.05)
+    fitted = ReflectedDiffusion(Hypercube(1), width=32, depth=1, steps=250, batch_size=64, sigma_min=0.05)
     fitted.fit(x, condition=side, progress=False)
     middle = torch.full((2, 1), 0.5)
     out = fitted.decode(middle, condition=torch.tensor([[0.0], [1.0]]))

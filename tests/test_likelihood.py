@@ -226,7 +226,7 @@ def waves(sde):
 @pytest.mark.parametrize("domain", [BOX, Simplex(3), Product(Hypercube(1), Simplex(4))], ids=str)
 def test_ways_to_the_divergence_agree(domain):
     sde = ReflectedSDE(domain, 0.2 * domain.inradius, domain.inradius)
-    score, x = waves(sde), domain.sample_uniform(60, generator=seeded(), dtype=F64)
+    score, x = waves(sde), domain.sample_uniform(40, generator=seeded(), dtype=F64)
     options = {"rtol": 1e-4, "atol": 1e-4}
     few = log_prob(sde, score, x[:6], divergence="exact", **options)
     auto = log_prob(sde, score, x[:6], **options)
@@ -235,12 +235,12 @@ def test_ways_to_the_divergence_agree(domain):
     torch.testing.assert_close(differences.value, few.value, atol=3e-3, rtol=0)
     assert few.nfe < differences.nfe < 3 * domain.dim * few.nfe
     exact = log_prob(sde, score, x, divergence="exact", **options)
-    random = log_prob(sde, score, x, divergence="hutchinson", probes=20, generator=seeded(5), **options)
+    random = log_prob(sde, score, x, divergence="hutchinson", probes=16, generator=seeded(5), **options)
     z = (random.value - exact.value) / random.standard_error
     assert float(z.abs().max()) < 6.0
     assert abs(float(z.mean())) < Z / math.sqrt(len(z))
     assert float(z.std()) == pytest.approx(1.0, abs=0.35)
-    assert float(random.standard_error.mean()) < 0.3
+    assert float(random.standard_error.mean()) < 0.5
     torch.testing.assert_close(random.latent, exact.latent, atol=1e-2 * domain.diameter, rtol=0)
 
 
@@ -332,7 +332,7 @@ def test_elbo_of_the_exact_score_is_the_density(name):
     assert bound.value.shape == bound.standard_error.shape == log_p.shape
     gap = bound.value - log_p
     mean, error = mean_and_error(gap)
-    assert error < 0.06
+    assert error < 0.08
     assert abs(mean) < Z * error
     assert abs(mean) < Z * float(bound.standard_error.square().sum().sqrt()) / len(x)
     stated = float(bound.standard_error.square().mean().sqrt() / gap.std())
@@ -487,7 +487,7 @@ def total(model, nodes, weights):
 
 @pytest.fixture(scope="module")
 def on_the_interval():
-    model = ReflectedDiffusion(Hypercube(1), width=32, depth=1, steps=150, batch_size=128, sigma_min=0.05)
+    model = ReflectedDiffusion(Hypercube(1), width=32, depth=1, steps=250, batch_size=128, sigma_min=0.05)
     return model.fit(blobs(Hypercube(1), 1000).numpy(), progress=False)
 
 
@@ -499,7 +499,7 @@ def test_a_model_has_mass_one(on_the_interval):
 
 
 def test_a_flow_has_mass_one():
-    model = ReflectedDiffusion(Hypercube(1), process="flow", width=32, depth=1, steps=150, batch_size=128)
+    model = ReflectedDiffusion(Hypercube(1), process="flow", width=32, depth=1, steps=250, batch_size=128)
     model.sigma_min = 0.02
     model.fit(blobs(Hypercube(1), 1000).numpy(), progress=False)
     assert total(model, *ref.box_quadrature(1, 80)) == pytest.approx(1.0, abs=0.01)

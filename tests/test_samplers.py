@@ -627,6 +627,32 @@ def test_the_flow_errs_as_much_as_its_tolerances_allow():
     assert max(loose_atol.nfe, loose_rtol.nfe) < ends[7].nfe
 
 
+def test_the_flow_asks_inside_even_if_it_is_driven_out():
+    """A score that points through a wall: trial stages leave, the score is asked at the nearest point, samples stay."""
+    sde, asked = ReflectedSDE(Hypercube(2), 0.05), []
+
+    def outward(x, t):
+        asked.append(bool(sde.domain.contains(x).all()))
+        return torch.tensor([-3.0, 3.0], dtype=x.dtype).expand_as(x)
+
+    out = ProbabilityFlow(sde, outward, denoise=False).sample(50, generator=seeded(), dtype=torch.float64)
+    assert all(asked)
+    assert sde.domain.contains(out.x).all()
+    assert ((out.x == 0) | (out.x == 1)).any()
+
+
+def test_the_flow_stops_for_frames():
+    sde = ReflectedSDE(Hypercube(2), 0.05)
+    walk = ProbabilityFlow(sde, Pull(sde), rtol=1e-6, atol=1e-6)
+    out = walk.sample(4, generator=seeded(), dtype=torch.float64, frames=5)
+    assert out.trajectory.shape == (5, 4, 2)
+    torch.testing.assert_close(out.times, torch.linspace(1, 0, 5, dtype=torch.float64))
+    torch.testing.assert_close(out.x, walk.sample(4, generator=seeded(), dtype=torch.float64).x, rtol=0, atol=1e-4)
+    short = EulerMaruyama(sde, zero, steps=3).sample(4, frames=9)  # others have as many as there are steps
+    assert short.trajectory.shape == (4, 4, 2)
+    assert short.times.shape == (4,)
+
+
 @every
 def test_progress_is_shown_and_changes_nothing(name, capsys):
     sde = ReflectedSDE(Hypercube(2), 0.05)

@@ -85,8 +85,8 @@ class Sampler(ABC):
         """Start a run: nothing is counted yet, and samplers that look back have nothing to look at."""
         self._nfe = 0
 
-    def times(self, like: Tensor) -> Tensor:
-        """The grid as times ``[steps + 1]``, decreasing."""
+    def times(self, like: Tensor, frames: int = 0) -> Tensor:
+        """The grid as times ``[steps + 1]``, decreasing; samplers whose steps are free stop for ``frames`` as well."""
         return checked_grid(self.grid, self.process, self.steps).to(like)
 
     @final
@@ -112,7 +112,7 @@ class Sampler(ABC):
             latent: where to start at time 1, ``[*shape, *event_shape]``; by default drawn from the prior. It
                 is not modified.
             progress: show a progress bar.
-            frames: how many evenly spaced frames of the way to keep; 0 keeps none.
+            frames: how many evenly spaced frames of the way to keep, as far as there are steps; 0 keeps none.
             device: where to sample (the latent's, if there is one).
             dtype: in which precision (the latent's, if there is one).
 
@@ -124,12 +124,13 @@ class Sampler(ABC):
         """
         batch = batch_shape(shape)
         x = self._start(batch, latent, generator, device, dtype)
-        times = self.times(x)
-        kept = self._frames(frames)
+        times = self.times(x, frames)
+        steps = len(times) - 1
+        kept = self._frames(frames, steps)
         trajectory, at = [], []
         self.begin()
         with trusted():
-            for i in tqdm(range(self.steps), disable=not progress, desc="sampling", leave=False, mininterval=0.5):
+            for i in tqdm(range(steps), disable=not progress, desc="sampling", leave=False, mininterval=0.5):
                 if i in kept:
                     trajectory.append(x)
                     at.append(times[i])
@@ -197,9 +198,9 @@ class Sampler(ABC):
             self.process.check_data("latent", latent)
         return latent.clone()
 
-    def _frames(self, frames: int) -> set[int]:
+    def _frames(self, frames: int, steps: int) -> set[int]:
         """Indices of the steps before which a frame is kept; the samples themselves are the last frame."""
-        return {round(k * self.steps / (frames - 1)) for k in range(frames - 1)} if frames > 1 else set()
+        return {round(k * steps / (frames - 1)) for k in range(frames - 1)} if frames > 1 else set()
 
     def _denoise(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
         return self.process.domain.reflect(x, -self.process.sigma(t) * self.slope(x, t, condition))

@@ -9,6 +9,7 @@ from torch import Generator, Tensor
 from ..ode import flow_field, solve
 from ..process import Process, Score
 from .base import Condition, Options, Sampler
+from .grids import checked_grid
 
 __all__ = ["ProbabilityFlow"]
 
@@ -27,7 +28,7 @@ class ProbabilityFlow(Sampler):
         method: of torchdiffeq, one that adapts.
         max_evaluations: beyond which :class:`SolverError` is raised, in each of the ``steps``.
         options: ``denoise``, ``grid`` and ``steps`` as for :class:`Sampler`, but one step, which is the default, is
-            one whole solution. Ask for more only to see frames on the way.
+            one whole solution. Frames on the way are further solutions.
     """
 
     def __init__(
@@ -44,6 +45,10 @@ class ProbabilityFlow(Sampler):
         options.setdefault("steps", 1)
         super().__init__(process, score, **options)
         self.rtol, self.atol, self.method, self.max_evaluations = rtol, atol, method, max_evaluations
+
+    def times(self, like: Tensor, frames: int = 0) -> Tensor:
+        """The grid, fine enough for that many frames, as times ``[steps + 1]``."""
+        return checked_grid(self.grid, self.process, max(self.steps, frames - 1)).to(like)
 
     def step(
         self, x: Tensor, t: Tensor, t_next: Tensor, *, generator: Generator | None, condition: Condition
