@@ -114,11 +114,11 @@ def share(x: Tensor) -> float:
 def draw(rows: dict[tuple[str, float], Tensor], path: Path) -> None:
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, len(WEIGHTS), figsize=(2.6 * len(WEIGHTS), 3.4), constrained_layout=True)
+    figure, axes = plt.subplots(2, len(WEIGHTS), figsize=(3.2 * len(WEIGHTS), 3.3), constrained_layout=True)
     for row, name in zip(axes, ("reflected", "thresholded"), strict=True):
         for axis, weight in zip(row, WEIGHTS, strict=True):
-            tiles = rows[name, weight][:50].reshape(5, 10, 8, 8).transpose(1, 2).reshape(40, 80)
-            axis.imshow(tiles, cmap="gray", vmin=0, vmax=1)
+            apart = torch.nn.functional.pad(rows[name, weight][:40].reshape(4, 10, 8, 8), (1, 1, 1, 1), value=0.35)
+            axis.imshow(apart.transpose(1, 2).reshape(40, 100), cmap="gray", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[], title=f"{name}, weight {weight:g}")
             axis.title.set_fontsize(9)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -227,13 +227,14 @@ def waves(sde):
 def test_ways_to_the_divergence_agree(domain):
     sde = ReflectedSDE(domain, 0.2 * domain.inradius, domain.inradius)
     score, x = waves(sde), domain.sample_uniform(40, generator=seeded(), dtype=F64)
-    options = {"rtol": 1e-4, "atol": 1e-4}
-    few = log_prob(sde, score, x[:6], divergence="exact", **options)
-    auto = log_prob(sde, score, x[:6], **options)
+    options = {"rtol": 1e-5, "atol": 1e-5}
+    few = log_prob(sde, score, x[:4], divergence="exact", **options)
+    auto = log_prob(sde, score, x[:4], **options)
     assert torch.equal(auto.value, few.value)
-    differences = log_prob(sde, score, x[:6], divergence="differences", **options)
-    torch.testing.assert_close(differences.value, few.value, atol=3e-3, rtol=0)
+    differences = log_prob(sde, score, x[:4], divergence="differences", **options)
+    torch.testing.assert_close(differences.value, few.value, atol=1e-3, rtol=0)
     assert few.nfe < differences.nfe < 3 * domain.dim * few.nfe
+    options = {"rtol": 1e-4, "atol": 1e-4}
     exact = log_prob(sde, score, x, divergence="exact", **options)
     random = log_prob(sde, score, x, divergence="hutchinson", probes=16, generator=seeded(5), **options)
     z = (random.value - exact.value) / random.standard_error
