@@ -67,6 +67,10 @@ def solve(
     Raises:
         SolverError: too many evaluations, or the step size has fallen to nothing.
     """
+    if not (rtol >= 0 and atol >= 0 and rtol + atol > 0):
+        raise ValueError(f"rtol and atol must not be negative, nor both zero; got {rtol!r} and {atol!r}")
+    if max_evaluations < 1:
+        raise ValueError(f"max_evaluations must be positive, got {max_evaluations!r}")
     from torchdiffeq import odeint
 
     evaluations = 0

@@ -207,9 +207,19 @@ class VariancePreservingSchedule(Schedule):
         tau = self.start + (1 - self.start) * t
         return tau * (self.beta_min + tau * (self.beta_max - self.beta_min) / 2) / 2
 
+    def undecay(self, decay: Tensor) -> Tensor:
+        """The times at which -log alpha has given values, within [0, 1]."""
+        slope = self.beta_max - self.beta_min  # slope tau^2 / 2 + beta_min tau = 2 decay, without cancellation
+        tau = 4 * decay / (self.beta_min + (self.beta_min**2 + 4 * slope * decay).sqrt())
+        return ((tau - self.start) / (1 - self.start)).clamp(0, 1)
+
     def sigma(self, t: Tensor) -> Tensor:
         """See the class."""
         return torch.expm1(2 * self.decay(t)).sqrt()
+
+    def time(self, sigma: Tensor) -> Tensor:
+        """The inverse of :meth:`sigma`."""
+        return self.undecay(torch.log1p(sigma**2) / 2)
 
     def scale(self, t: Tensor) -> Tensor:
         """Alpha."""
@@ -239,6 +249,10 @@ class SubVariancePreservingSchedule(Schedule):
         """See the class."""
         return 2 * torch.sinh(self._vp.decay(t))
 
+    def time(self, sigma: Tensor) -> Tensor:
+        """The inverse of :meth:`sigma`."""
+        return self._vp.undecay(torch.asinh(sigma / 2))
+
     def scale(self, t: Tensor) -> Tensor:
         """Alpha."""
         return self._vp.scale(t)
@@ -259,8 +273,8 @@ class CosineSchedule(Schedule):
     """
 
     def __init__(self, offset: float = 0.008, start: float = 1e-3) -> None:
-        if not offset >= 0:
-            raise ValueError(f"offset must not be negative; got {offset!r}")
+        if not 0 <= offset < math.inf:
+            raise ValueError(f"offset must be finite and not negative; got {offset!r}")
         self.offset, self.start = float(offset), _checked_start(start)
         self.sigma_min, self.sigma_max = _ends(self)
 

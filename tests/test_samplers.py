@@ -692,3 +692,20 @@ def test_no_gradient_is_kept(name):
     out = ALL[name][0](sde, lambda x, t: weight * (0.5 - x), steps=2).sample(2, frames=2)
     assert not out.x.requires_grad
     assert not out.trajectory.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda sde: EulerMaruyama(sde, zero, steps=True), "steps"),
+        (lambda sde: PredictorCorrector(sde, zero, snr=math.inf), "snr"),
+        (lambda sde: PredictorCorrector(sde, zero, corrector_steps=1.5), "corrector_steps"),
+        (lambda sde: Heun(sde, zero, churn_noise=-1.0), "churn_noise"),
+        (lambda sde: EulerMaruyama(sde, zero, steps=2).sample(3, frames=-2), "frames"),
+        (lambda sde: ProbabilityFlow(sde, zero, rtol=-1.0).sample(3), "rtol"),
+        (lambda sde: ProbabilityFlow(sde, zero, max_evaluations=0).sample(3), "max_evaluations"),
+    ],
+)
+def test_bad_numbers_are_named(make, name):
+    with pytest.raises(ValueError, match=name):
+        make(ReflectedSDE(Hypercube(2)))

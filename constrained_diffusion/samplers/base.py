@@ -68,7 +68,7 @@ class Sampler(ABC):
     def __init__(
         self, process: Process, score: Score, *, steps: int = 500, denoise: bool = True, grid: Grid = even_times
     ) -> None:
-        if not isinstance(steps, int) or steps < 1:
+        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
             raise ValueError(f"steps must be a positive integer, not {steps!r}")
         if not isinstance(process, self.needs):
             raise TypeError(f"{type(self).__name__} needs a {self.needs.__name__}, not a {type(process).__name__}")
@@ -123,6 +123,8 @@ class Sampler(ABC):
             ValueError: the latent lies outside the domain or has another shape, or the score is not finite.
         """
         batch = batch_shape(shape)
+        if frames < 0:
+            raise ValueError(f"frames must not be negative, got {frames!r}")
         x = self._start(batch, latent, generator, device, dtype)
         times = self.times(x, frames)
         steps = len(times) - 1

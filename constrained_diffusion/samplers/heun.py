@@ -49,6 +49,8 @@ class Heun(Sampler):
         super().__init__(process, score, **options)
         if not 0 <= churn < math.inf:
             raise ValueError(f"churn must be finite and not negative, got {churn!r}")
+        if not 0 <= churn_noise < math.inf:
+            raise ValueError(f"churn_noise must be finite and not negative, got {churn_noise!r}")
         if churn and not isinstance(process, ReflectedSDE):
             raise TypeError(f"churn adds the noise of a ReflectedSDE; {type(process).__name__} has none")
         self.midpoint, self.churn, self.churn_range, self.churn_noise = midpoint, churn, churn_range, churn_noise

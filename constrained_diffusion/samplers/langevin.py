@@ -5,6 +5,7 @@ May use: the SDE. Source: Song & Ermon 2019, arXiv 1907.05600 (NCSN), algorithm 
 
 from __future__ import annotations
 
+import math
 from typing import Unpack
 
 from torch import Generator, Tensor
@@ -44,8 +45,8 @@ class AnnealedLangevin(Sampler):
         super().__init__(sde, score, **options)
         if not isinstance(langevin_steps, int) or langevin_steps < 1:
             raise ValueError(f"langevin_steps must be a positive integer, not {langevin_steps!r}")
-        if not snr > 0:
-            raise ValueError(f"snr must be positive, got {snr!r}")
+        if not 0 < snr < math.inf:
+            raise ValueError(f"snr must be positive and finite, got {snr!r}")
         self.langevin_steps, self.snr = langevin_steps, snr
 
     def step(

@@ -6,6 +6,7 @@ Lou & Ermon 2023, arXiv 2304.04740.
 
 from __future__ import annotations
 
+import math
 from typing import Unpack
 
 from torch import Generator, Tensor
@@ -43,10 +44,10 @@ class PredictorCorrector(Sampler):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(sde, score, **options)
-        if corrector_steps < 0:
-            raise ValueError(f"corrector_steps must not be negative, got {corrector_steps!r}")
-        if not snr > 0:
-            raise ValueError(f"snr must be positive, got {snr!r}")
+        if not isinstance(corrector_steps, int) or corrector_steps < 0:
+            raise ValueError(f"corrector_steps must be an integer, not negative, got {corrector_steps!r}")
+        if not 0 < snr < math.inf:
+            raise ValueError(f"snr must be positive and finite, got {snr!r}")
         self.corrector_steps, self.snr = corrector_steps, snr
 
     def step(
