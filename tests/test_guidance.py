@@ -253,7 +253,7 @@ def classifier_of(sde, law, kernel):
     return log_probability
 
 
-@pytest.mark.parametrize(("domain", "kernel"), KERNELS, ids=str)
+@pytest.mark.parametrize(("domain", "kernel"), KERNELS)
 def test_an_exact_classifier_gives_the_conditional_score(domain, kernel):
     """Away from the walls, by eight times the noise, where nothing is damped."""
     least = 0.02 if domain.inradius > 0.3 else 0.01

@@ -306,7 +306,6 @@ def test_another_precision():
         ({"spectral_gap": math.inf}, ValueError, "spectral_gap must be positive and finite"),
         ({"spectral_gap": math.nan}, ValueError, "spectral_gap must be positive and finite"),
     ],
-    ids=str,
 )
 def test_constructor(arguments, error, message):
     with pytest.raises(error, match=message):
