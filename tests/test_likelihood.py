@@ -507,16 +507,13 @@ def test_a_flow_has_mass_one():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("domain", "quadrature"),
-    [(Hypercube(2), ref.box_quadrature(2, 40)), (Simplex(3), ref.simplex_quadrature(3, 40))],
-    ids=str,
-)
-def test_a_model_of_two_dimensions_has_mass_one(domain, quadrature):
+@pytest.mark.parametrize("domain", [Hypercube(2), Simplex(3)], ids=str)
+def test_a_model_of_two_dimensions_has_mass_one(domain):
+    nodes, weights = ref.simplex_quadrature(3, 40) if isinstance(domain, Simplex) else ref.box_quadrature(2, 40)
     model = ReflectedDiffusion(domain, width=64, depth=2, steps=500, batch_size=256, sigma_min=0.1 * domain.inradius)
     model.fit(blobs(domain, 2000).numpy(), progress=False)
-    assert model.log_prob(quadrature[0]).std() > 0.5
-    assert total(model, *quadrature) == pytest.approx(1.0, abs=0.01)
+    assert model.log_prob(nodes).std() > 0.5
+    assert total(model, nodes, weights) == pytest.approx(1.0, abs=0.01)
 
 
 def test_estimator_returns_the_kind_it_is_given(on_the_interval):
