@@ -74,13 +74,14 @@ def difference_trace(
     """
     length = domain.inradius if math.isfinite(domain.inradius) else 1.0
     k = len(domain.event_shape)
+    rounding = 64 * torch.finfo(x.dtype).eps * max(1.0, domain.magnitude)
     step = length * torch.finfo(x.dtype).eps ** (1 / 3)
     value, terms = field(x), []
     for v in directions:
         ends, fields = [], []
         for sign in (1.0, -1.0):
             y = x + sign * step * v
-            inside = domain.contains(y).reshape(*y.shape[: y.ndim - k], *(1,) * k)
+            inside = domain.contains(y, atol=rounding).reshape(*y.shape[: y.ndim - k], *(1,) * k)
             ends.append(torch.where(inside, y, x))
             fields.append(field(ends[-1]))
         apart = domain.inner(x, ends[0] - ends[1], v).clamp(min=step / 2)

@@ -115,13 +115,14 @@ class ClassifierGuidance(_Likelihood):
 
     def model_and_pull(self, x: Tensor, t: Tensor, condition: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The unconditional score, and the derivatives of the classifier's log-probability."""
+        graph = torch.is_grad_enabled() and x.requires_grad  # someone differentiates the guided score itself
         with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
+            leaf = x if graph else x.detach().requires_grad_()
             log_p = self.classifier(leaf, t, **condition)
             batch = x.shape[: x.ndim - len(self.sde.domain.event_shape)]
             if log_p.shape != batch:
                 raise ShapeError(f"classifier returned shape {list(log_p.shape)}; expected {list(batch)}")
-            (pull,) = torch.autograd.grad(log_p.sum(), leaf)
+            (pull,) = torch.autograd.grad(log_p.sum(), leaf, create_graph=graph)
         return self.score(x, t), pull
 
 
@@ -129,9 +130,9 @@ class LinearInverse(_Likelihood):
     r"""Guidance by an observation y = A x0 + noise of the data.
 
     With D = x + sigma^2 s the denoised point, x0 given x is taken to be normal around D with variance r^2, so that y is
-    normal around A D with covariance r^2 A A^T + noise^2, and the score gains the gradient of its log-density (Song et
-    al. 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems"). Approximate where x0 given x is not
-    normal; what is observed without noise is met to within sigma_min.
+    normal around A D with covariance r^2 A A^T + noise^2 (A^T in the domain's metric), and the score gains the gradient
+    of its log-density (Song et al. 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems"). Approximate
+    where x0 given x is not normal; what is observed without noise is met to within sigma_min.
 
     Args:
         sde: the forward process of the score.
@@ -165,7 +166,7 @@ class LinearInverse(_Likelihood):
             raise ShapeError(f"y has shape {list(y.shape)}; expected [{A.shape[0]}] or [*batch, {A.shape[0]}]")
         self.A, self.y, self.noise, self.jacobian = A, y, _checked_noise(noise), jacobian
         self.spread = _spread(sde) if spread is None else float(spread)
-        values, self._vectors = torch.linalg.eigh((A @ A.T).double())
+        values, self._vectors = torch.linalg.eigh(_covariance(sde, A))
         self._values = values.clamp(min=0)
 
     def model_and_pull(self, x: Tensor, t: Tensor, condition: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -214,9 +215,30 @@ class Inpainting(_Likelihood):
             raise TypeError(f"mask must be of bool, not {mask.dtype}")
         self.mask, self.values, self.noise, self.jacobian = mask, values, _checked_noise(noise), jacobian
         self.spread = _spread(sde) if spread is None else float(spread)
+        self._linear = None if _is_plain(sde) else self._as_linear()
+
+    def _as_linear(self) -> LinearInverse:
+        """The same as a matrix, where coordinates are bound to each other."""
+        shape = self.sde.domain.event_shape
+        if self.mask.shape != shape:
+            raise ShapeError(f"mask has shape {list(self.mask.shape)}; one for all, {list(shape)}, is needed here")
+        known = self.mask.flatten()
+        A = torch.eye(len(known), dtype=torch.float64)[known.cpu()]
+        y = self.values.flatten(self.values.ndim - len(shape))[..., known]
+        return LinearInverse(
+            self.sde,
+            self.score,
+            A.to(self.values),
+            y,
+            noise=self.noise,
+            spread=self.spread,
+            jacobian=self.jacobian,
+        )
 
     def model_and_pull(self, x: Tensor, t: Tensor, condition: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The score, and the derivatives of the known coordinates' log-density."""
+        if self._linear is not None:
+            return self._linear.model_and_pull(x, t, condition)
         mask, values = self.mask.to(x.device), self.values.to(x)
 
         def back(denoised: Tensor, square: Tensor) -> Tensor:
@@ -239,17 +261,18 @@ def _denoised_pull(
     batch = x.shape[: x.ndim - len(sde.domain.event_shape)]
     square = sde.sigma(t).to(x.dtype).expand(batch) ** 2
     narrow = 1 / (1 / square + 1 / spread**2)
-    with torch.set_grad_enabled(jacobian):
-        leaf = x.detach().clone().requires_grad_(jacobian)
+    graph = torch.is_grad_enabled() and x.requires_grad  # someone differentiates the guided score itself
+    with torch.set_grad_enabled(jacobian or graph):
+        leaf = x if graph or not jacobian else x.detach().clone().requires_grad_()
         s = score(leaf, t, **condition)
         denoised = leaf + sde.expand(square) * s
-    pull = back(denoised.detach(), narrow)
-    if not jacobian:
-        return s, sde.expand(narrow / square) * pull
-    if not denoised.requires_grad or not s.requires_grad:
-        raise ValueError("score(x, t) carries no autograd graph back to x: pass jacobian=False")
-    (pull,) = torch.autograd.grad(denoised, leaf, pull)
-    return s.detach(), pull
+        pull = back(denoised if graph else denoised.detach(), narrow)
+        if not jacobian:
+            return s, sde.expand(narrow / square) * pull
+        if not s.requires_grad:
+            raise ValueError("score(x, t) carries no autograd graph back to x: pass jacobian=False")
+        (pull,) = torch.autograd.grad(denoised, leaf, pull, create_graph=graph)
+    return (s, pull) if graph else (s.detach(), pull)
 
 
 def _checked_noise(noise: float) -> float:
@@ -259,6 +282,21 @@ def _checked_noise(noise: float) -> float:
 
 
 def _spread(sde: ReflectedSDE) -> float:
-    """Standard deviation of the prior, a dimension."""
-    x = sde.sample_prior(_DRAWS, generator=torch.Generator().manual_seed(0), dtype=torch.float64).flatten(1)
-    return float(((x - x.mean(0)).square().sum(-1).mean() / sde.domain.dim).sqrt())
+    """Standard deviation of the prior, a dimension, in the domain's metric."""
+    x = sde.sample_prior(_DRAWS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    off = x - x.mean(0)
+    return float((sde.domain.inner(x, off, off).mean() / sde.domain.dim).sqrt())
+
+
+def _covariance(sde: ReflectedSDE, A: Tensor) -> Tensor:
+    """Of A z, z standard normal in the domain's metric, ``[m, m]`` in float64."""
+    rows = A.double().reshape(len(A), *sde.domain.event_shape)
+    x = sde.sample_prior(1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(A.device)
+    return A.double() @ sde.domain.gradient(x.expand_as(rows), rows).flatten(1).T
+
+
+def _is_plain(sde: ReflectedSDE) -> bool:
+    """Whether coordinates are orthonormal and free of each other."""
+    x = sde.sample_prior(1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    v = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    return bool(torch.allclose(sde.domain.gradient(x, v), v))

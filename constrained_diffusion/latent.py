@@ -39,7 +39,7 @@ def encode(
     Returns:
         Latents ``[*batch, *event_shape]`` inside the domain.
     """
-    process.check_data("x", x)
+    process.check_points("x", x)
     domain, extra = process.domain, condition or {}
     batch = x.shape[: x.ndim - len(domain.event_shape)]
     field = flow_field(process, lambda y, t: score(y, t.expand(batch), **extra))

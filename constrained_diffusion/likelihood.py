@@ -98,7 +98,7 @@ def log_prob(
     """
     if divergence not in ("auto", "exact", "hutchinson", "differences"):
         raise ValueError(f'divergence must be "auto", "exact", "hutchinson" or "differences", not {divergence!r}')
-    process.check_data("x", x)
+    process.check_points("x", x)
     domain, extra = process.domain, condition or {}
     batch = x.shape[: x.ndim - len(domain.event_shape)]
     if divergence == "auto":
@@ -179,7 +179,7 @@ def elbo(
         raise TypeError(f"elbo needs a ReflectedSDE, not a {type(sde).__name__}")
     if draws < 2:
         raise ValueError(f"draws must be at least 2, for a standard error; got {draws!r}")
-    sde.check_data("x", x)
+    sde.check_points("x", x)
     domain, extra = sde.domain, condition or {}
     batch = x.shape[: x.ndim - len(domain.event_shape)]
     least, most = sde.sigma_min, sde.sigma_max

@@ -148,12 +148,16 @@ class Process(ABC):
             values.append((self.domain.inner(x, u, u).mean(-1) / self.domain.dim).log() / 2)
         return grid, torch.cat(values)
 
+    def check_points(self, name: str, x: Tensor) -> None:
+        """Refuse points of the wrong shape, not finite or outside the domain."""
+        check_tensor(name, x, self.domain.event_shape)
+        check_inside(self.domain, name, x)
+
     def check_data(self, name: str, x: Tensor) -> None:
         """Refuse data that are empty, of the wrong shape, not finite or outside the domain."""
-        check_tensor(name, x, self.domain.event_shape)
+        self.check_points(name, x)
         if x.numel() == 0:
             raise ValueError(f"{name} is empty: shape {list(x.shape)}")
-        check_inside(self.domain, name, x)
 
     def expand(self, value: Tensor) -> Tensor:
         """Give a ``[*batch]`` tensor the event's dimensions, each of size one."""

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from . import ball_kernel
 from .base import Domain, batch_shape
-from .checks import trusted
+from .checks import trusted, without_derivative
 
 __all__ = ["Ball"]
 
@@ -121,11 +121,11 @@ class Ball(Domain):
 
     def heat_kernel_log_prob(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> Tensor:
         """Log-density ``[*batch]``."""
-        return self._kernel(x, x0, sigma)[0]
+        return without_derivative("the ball's kernel", self._kernel(x, x0, sigma)[0], x, x0)
 
     def heat_kernel_score(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> Tensor:
         """Score ``[*batch, d]``."""
-        return self._kernel(x, x0, sigma)[1]
+        return without_derivative("the ball's kernel", self._kernel(x, x0, sigma)[1], x, x0)
 
     def sample_heat_kernel(self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None) -> Tensor:
         """Draws for each ``x0``; see the class for how."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from numbers import Real
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -115,6 +115,27 @@ def check_scale(name: str, value: float | Tensor, batch: torch.Size, like: Tenso
             sign = "non-negative" if zero else "positive"
             raise DomainError(f"{name} must be {sign} and finite; {row}it is {bad:g}")
     return scale
+
+
+class _Dead(torch.autograd.Function):
+    """A value whose derivative nobody has worked out."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, what: str, *inputs: Tensor) -> Tensor:
+        ctx.what = what
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise ValueError(f'{ctx.what} carries no autograd graph: take differences instead (divergence="differences")')
+
+
+def without_derivative(what: str, value: Tensor, *inputs: Tensor) -> Tensor:
+    """Mark a ``value`` computed apart from autograd: to differentiate it in ``inputs`` raises."""
+    if not torch.is_grad_enabled() or not any(v.requires_grad for v in inputs):
+        return value
+    marked: Tensor = _Dead.apply(value.detach(), what, *inputs)  # type: ignore[no-untyped-call]
+    return marked
 
 
 def check_order(name: str, less: Tensor, other_name: str, more: Tensor) -> None:

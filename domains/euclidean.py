@@ -58,7 +58,7 @@ class Euclidean(Domain):
         a, b = (self._expand(p.flatten(k).norm(dim=-1)) for p in (x, y))
         u, v = (p / r.clamp(min=torch.finfo(x.dtype).tiny) for p, r in ((x, a), (y, b)))
         angle = self._expand(self.inner(x, u, v).clamp(-1, 1).acos())
-        sine = angle.sin()
+        sine = torch.where((a > 0) & (b > 0), angle.sin(), 0.0)
         bent = (u * ((1 - share) * angle).sin() + v * (share * angle).sin()) / torch.where(sine > _PARALLEL, sine, 1.0)
         return torch.where(sine > _PARALLEL, (a + share * (b - a)) * bent, x + share * (y - x))
 

@@ -41,8 +41,9 @@ def log_permanent(log_k: Tensor) -> Tensor:
 
 def log_permanent_and_weights(log_k: Tensor) -> tuple[Tensor, Tensor]:
     """The log-permanent ``[B]``, and the probability ``[B, m, m]`` that row i is matched to column j."""
+    graph = torch.is_grad_enabled() and log_k.requires_grad
     with torch.enable_grad():
-        leaf = log_k.detach().requires_grad_()
+        leaf = log_k if graph else log_k.detach().requires_grad_()
         value = log_permanent(leaf)
-        (weights,) = torch.autograd.grad(value.sum(), leaf)
-    return value.detach(), weights
+        (weights,) = torch.autograd.grad(value.sum(), leaf, create_graph=graph)
+    return (value, weights) if graph else (value.detach(), weights)

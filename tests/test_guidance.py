@@ -592,6 +592,6 @@ def test_likelihood_of_inpainting_on_the_square():
     law = Atoms(sde, torch.tensor([[0.2, 0.3], [0.6, 0.8]], dtype=F64))
     guided = Inpainting(sde, law.score, torch.tensor([True, False]), torch.tensor([0.4, 0.0]), noise=0.2)
     x = torch.rand(3, 2, generator=seeded(), dtype=F64)
-    options = {"rtol": 1e-3, "atol": 1e-3}
+    options = {"rtol": 1e-4, "atol": 1e-4}
     expected = log_prob(sde, guided, x, divergence="differences", **options).value
     right_or_refused(expected, 2e-2, sde, guided, x, **options)
