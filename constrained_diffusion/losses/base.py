@@ -42,16 +42,6 @@ class Noised:
         return Noised(self.x[rows], self.t[rows], self.weight[rows], None if self.target is None else self.target[rows])
 
 
-def half_squared_error(
-    process: Process, score: Score, x: Tensor, t: Tensor, target: Tensor | None, condition: dict[str, Tensor]
-) -> Tensor:
-    """Half the squared distance ``[*batch]``, in the domain's metric, between a model's output and its target."""
-    if target is None:
-        raise ValueError("this loss needs a target: noise the points with it")
-    error = score(x, t, **condition) - target
-    return process.domain.inner(x, error, error) / 2
-
-
 class ScoreMatching(ABC):
     r"""Monte Carlo estimate of :math:`\int_0^1 \lambda(t)\, \ell(t)\, dt`, where l is :meth:`at`: one time per sample.
 
@@ -81,7 +71,6 @@ class ScoreMatching(ABC):
     def noise(self, x0: Tensor, t: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor | None]:
         """Noise data ``[*batch, *event_shape]`` up to times ``[*batch]``; with a target where the loss needs one."""
 
-    @abstractmethod
     def local(
         self,
         score: Score,
@@ -92,7 +81,14 @@ class ScoreMatching(ABC):
         generator: Generator | None = None,
         **condition: Tensor,
     ) -> Tensor:
-        """Unweighted loss ``[*batch]`` at noised points ``[*batch, *event_shape]``, in 1/length^2."""
+        """Unweighted loss ``[*batch]`` at noised points ``[*batch, *event_shape]``, in 1/length^2.
+
+        The default is regression: half the squared distance to the target, in the domain's metric.
+        """
+        if target is None:
+            raise ValueError("this loss needs a target: noise the points with it")
+        error = score(x, t, **condition) - target
+        return self.sde.domain.inner(x, error, error) / 2
 
     def at(
         self, score: Score, x0: Tensor, t: Tensor, *, generator: Generator | None = None, **condition: Tensor

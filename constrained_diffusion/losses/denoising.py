@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Generator, Tensor
 
-from ..process import Score
-from .base import ScoreMatching, half_squared_error
+from .base import ScoreMatching
 
 __all__ = ["DenoisingScoreMatching"]
 
@@ -22,16 +21,3 @@ class DenoisingScoreMatching(ScoreMatching):
     def noise(self, x0: Tensor, t: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         """Noised points and their denoising targets."""
         return self.sde.perturb(x0, t, generator=generator)
-
-    def local(
-        self,
-        score: Score,
-        x: Tensor,
-        t: Tensor,
-        target: Tensor | None,
-        *,
-        generator: Generator | None = None,
-        **condition: Tensor,
-    ) -> Tensor:
-        """Half the squared distance to the target, ``[*batch]``."""
-        return half_squared_error(self.sde, score, x, t, target, condition)

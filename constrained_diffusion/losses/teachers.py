@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from ..domains.checks import trusted
 from ..flows import RectifiedFlow
 from ..process import Process, Score
-from .base import ScoreMatching, TimeSampling, Weighting, half_squared_error
+from .base import ScoreMatching, TimeSampling, Weighting
 
 __all__ = ["ProgressiveDistillation", "Reflow"]
 
@@ -44,19 +44,6 @@ class Reflow(ScoreMatching):
         x1 = self.flow.sample_prior(tuple(batch), generator=generator, device=x0.device, dtype=x0.dtype)
         with torch.no_grad():
             return self.flow.between(self.decode(x1), x1, t)
-
-    def local(
-        self,
-        score: Score,
-        x: Tensor,
-        t: Tensor,
-        target: Tensor | None,
-        *,
-        generator: Generator | None = None,
-        **condition: Tensor,
-    ) -> Tensor:
-        """Half the squared distance to the velocity, ``[*batch]``."""
-        return half_squared_error(self.sde, score, x, t, target, condition)
 
 
 class ProgressiveDistillation(ScoreMatching):
@@ -101,16 +88,3 @@ class ProgressiveDistillation(ScoreMatching):
             still = way == 0  # at time 0 there is nowhere to go: the teacher's own answer
             slope = torch.where(still, process.slope(self.teacher(x, t), t), (y - x) / torch.where(still, 1.0, way))
             return x, process.output(slope, t)
-
-    def local(
-        self,
-        score: Score,
-        x: Tensor,
-        t: Tensor,
-        target: Tensor | None,
-        *,
-        generator: Generator | None = None,
-        **condition: Tensor,
-    ) -> Tensor:
-        """Half the squared distance to the target, ``[*batch]``."""
-        return half_squared_error(self.sde, score, x, t, target, condition)
