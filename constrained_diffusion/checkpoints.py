@@ -11,7 +11,10 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,11 @@ from safetensors.torch import load as decode
 from safetensors.torch import save as encode
 from torch import Tensor
 
-__all__ = ["load_run", "save_run", "write_atomic"]
+__all__ = ["load_newest", "load_run", "save_run", "save_step", "write_atomic"]
 
 FORMAT = 1
 _CONFIG = "config.json"
+_STEP = "step-"
 
 
 def write_atomic(path: str | Path, content: bytes) -> None:
@@ -85,6 +89,59 @@ def load_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if hashlib.sha256(content).hexdigest() != digest:
         raise ValueError(f"{weights} is damaged: its SHA-256 is not the one in {_CONFIG}")
     return config, decode(content)
+
+
+def save_step(folder: str | Path, step: int, config: dict[str, Any], tensors: dict[str, Tensor], *, keep: int) -> None:
+    """Save a run in progress as one of several, ``folder/step-00001000``; of those before, the newest stay.
+
+    Args:
+        folder: of all the checkpoints of the run.
+        step: how far it is.
+        config: JSON-able values.
+        tensors: by name.
+        keep: how many checkpoints to have afterwards.
+    """
+    folder = Path(folder)
+    save_run(folder / f"{_STEP}{step:08d}", config, tensors)
+    for old in _steps(folder)[keep:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_newest(
+    folder: str | Path, check: Callable[[dict[str, Any], dict[str, Tensor]], None]
+) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Load the newest checkpoint of a run in progress that is whole and that a check accepts.
+
+    Args:
+        folder: of all the checkpoints of the run.
+        check: raises ValueError with the reason if a configuration and tensors cannot be used.
+
+    Returns:
+        The configuration and the tensors, on the CPU, or None if there are no checkpoints. Each one passed over
+        is warned of.
+
+    Raises:
+        ValueError: there are checkpoints, but none can be used; with the reason for each.
+    """
+    reasons = []
+    for path in _steps(Path(folder)):
+        try:
+            config, tensors = load_run(path)
+            check(config, tensors)
+        except (ValueError, OSError) as error:
+            reasons.append(f"{path.name}: {error}")
+            continue
+        for reason in reasons:
+            warnings.warn(f"checkpoint passed over: {reason}", stacklevel=3)
+        return config, tensors
+    if reasons:
+        raise ValueError(f"no checkpoint in {folder} can be used: {'; '.join(reasons)}")
+    return None
+
+
+def _steps(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, newest first."""
+    return sorted((p for p in folder.glob(f"{_STEP}*") if p.is_dir()), reverse=True)
 
 
 def _sync_folder(folder: Path) -> None:

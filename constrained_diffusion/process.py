@@ -29,6 +29,7 @@ Score = Callable[..., Tensor]
 """``score(x, t, **condition)``: x ``[*batch, *event_shape]``, t ``[*batch]``, to a tensor like x."""
 
 _TABLE_SIZE, _TABLE_POINTS = 32, 512
+_LEAST_RMS = 1e-8  # of a target, in inverse inradii: one that matters no more, and whose square float32 still holds
 _TABLE_NUMBERS = 1 << 22  # coordinates simulated at a time
 
 
@@ -146,7 +147,8 @@ class Process(ABC):
             t = self.time(part).clamp(0, 1).unsqueeze(-1).expand(shape)
             x, u = self.noise(x0, t, generator=generator)
             values.append((self.domain.inner(x, u, u).mean(-1) / self.domain.dim).log() / 2)
-        return grid, torch.cat(values)
+        least = math.log(_LEAST_RMS / self.length)
+        return grid, torch.cat(values).clamp(min=least)
 
     def check_points(self, name: str, x: Tensor) -> None:
         """Refuse points of the wrong shape, not finite or outside the domain."""

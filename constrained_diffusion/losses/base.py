@@ -67,6 +67,10 @@ class ScoreMatching(ABC):
             raise ValueError(f'time_sampling must be "importance" or "uniform", not {time_sampling!r}')
         self.sde, self.weighting, self.time_sampling = sde, weighting, time_sampling
 
+    def __repr__(self) -> str:
+        """Its weighting."""
+        return f"{type(self).__name__}(weighting={self.weighting!r}, time_sampling={self.time_sampling!r})"
+
     @abstractmethod
     def noise(self, x0: Tensor, t: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor | None]:
         """Noise data ``[*batch, *event_shape]`` up to times ``[*batch]``; with a target where the loss needs one."""

@@ -1,0 +1,473 @@
+r"""Long trainings: resumable to the bit, on one device or many, over any domain.
+
+Nothing random has a state that could be lost. Row i of the data's endless stream, the noise of each part of each batch
+and the network's dropout are functions of the seed and the step alone, so that a run which was killed and resumed is the
+run that was not, and any number of processes draws what one would. A batch is cut into parts (``micro_batch``);
+processes take turns at them, and gradients are summed over all.
+
+May use: torch, numpy, tqdm, losses, scores, checkpoints; accelerate (imported when a trainer is built), which gives
+mixed precision and processes: start a program under ``torchrun`` or ``accelerate launch`` and it uses them all.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.optim.swa_utils import AveragedModel
+from tqdm.auto import tqdm
+
+from .checkpoints import load_newest, save_step
+from .domains.checks import SolverError, trusted
+from .losses import ScoreMatching
+from .scores import ScoreModel
+from .training import progress_interval
+
+__all__ = ["Plan", "Source", "TensorSource", "Trainer", "load_averaged"]
+
+_FREE = ("steps", "compile", "save_every", "keep", "report_every")  # of a plan: what may change when a run is resumed
+_NETWORK, _DATA = 0, 1  # which stream of random numbers
+
+
+class Source(Protocol):
+    """Data to train on, row by row."""
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+        ...
+
+    def batch(self, rows: Tensor, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Points ``[B, *event_shape]`` and conditions ``[B, ...]`` of rows ``[B]``, on the generator's device.
+
+        Whatever is random in it (mirroring, hidden labels) is drawn from the generator.
+        """
+        ...
+
+
+class TensorSource:
+    """Points in memory.
+
+    Args:
+        x: points ``[n, *event_shape]``.
+        conditions: tensors ``[n, ...]`` that go with them, by the names that the network knows.
+    """
+
+    def __init__(self, x: Tensor, **conditions: Tensor) -> None:
+        for name, value in conditions.items():
+            if len(value) != len(x):
+                raise ValueError(f"{name} has {len(value)} rows; x has {len(x)}")
+        self.x, self.conditions = x, conditions
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def batch(self, rows: Tensor, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """The rows as they are."""
+        rows = rows.to(self.x.device)
+        take = {"x": self.x, **self.conditions}
+        moved = {k: v[rows.to(v.device)].to(generator.device) for k, v in take.items()}
+        return moved.pop("x"), moved
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to train; the defaults are those published for CIFAR-10 (Lou & Ermon 2023, arXiv 2304.04740).
+
+    Attributes:
+        steps: gradient steps in all.
+        batch_size: points in each, over all processes.
+        micro_batch: points that pass through the network at a time; by default a process's whole share. With a number
+            given, results do not depend on how many processes there are.
+        learning_rate: of Adam.
+        warm_up: steps over which the learning rate rises to it.
+        clip: largest norm of the gradient.
+        average: decay of the exponential average of the weights; at most (1 + step) / (10 + step).
+        precision: of the network's arithmetic: ``"no"`` for float32, ``"bf16"`` or ``"fp16"`` mixed with it.
+        compile: compile the network (``torch.compile``).
+        seed: of everything random.
+        save_every: steps between two checkpoints.
+        keep: how many of the newest checkpoints stay.
+        report_every: steps between two entries of the loss curve.
+    """
+
+    steps: int = 400_000
+    batch_size: int = 128
+    micro_batch: int | None = None
+    learning_rate: float = 2e-4
+    warm_up: int = 5000
+    clip: float = 1.0
+    average: float = 0.9999
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    compile: bool = False
+    seed: int = 0
+    save_every: int = 5000
+    keep: int = 3
+    report_every: int = 50
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be trained with."""
+        for name in ("steps", "batch_size", "save_every", "keep", "report_every"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+        if self.micro_batch is not None and (self.micro_batch < 1 or self.batch_size % self.micro_batch):
+            raise ValueError(f"micro_batch {self.micro_batch!r} does not divide batch_size {self.batch_size}")
+        if not self.learning_rate > 0 or not self.clip > 0:
+            raise ValueError(f"learning_rate and clip must be positive, not {self.learning_rate!r}, {self.clip!r}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average must lie in [0, 1), not {self.average!r}")
+        if self.precision not in ("no", "bf16", "fp16"):
+            raise ValueError(f'precision must be "no", "bf16" or "fp16", not {self.precision!r}')
+
+    def rate(self, step: int) -> float:
+        """Learning rate at a step, as a share of its final value."""
+        return min(1.0, (step + 1) / max(1, self.warm_up))
+
+
+class Trainer:
+    """Trains a score model with checkpoints, on as many processes as the program was started on.
+
+    >>> trainer = Trainer(score, loss, TensorSource(x), Plan(steps=1000), "run")
+    >>> trainer.run()  # again after a crash, from the newest sound checkpoint in the folder
+    >>> samples = EulerMaruyama(score.sde, trainer.averaged).sample(100)
+
+    Args:
+        model: the score model; its weights are trained in place.
+        loss: noises the data and compares.
+        source: the data.
+        plan: see :class:`Plan`.
+        folder: where checkpoints live, seen by all processes; None for none.
+        accelerator: an ``accelerate.Accelerator`` of one's own; by default one of the plan's precision.
+
+    Attributes:
+        step: gradient steps done.
+        averaged: a score model with the averaged weights, in evaluation mode.
+        history: loss curve, a list of (step, mean loss since the last entry, points per second).
+
+    Raises:
+        ValueError: checkpoints are there but none can be used, each with the reason.
+    """
+
+    def __init__(
+        self,
+        model: ScoreModel,
+        loss: ScoreMatching,
+        source: Source,
+        plan: Plan,
+        folder: str | Path | None = None,
+        *,
+        accelerator: Any = None,
+    ) -> None:
+        if accelerator is None:
+            from accelerate import Accelerator
+            from accelerate.utils import DistributedDataParallelKwargs
+
+            quiet = DistributedDataParallelKwargs(broadcast_buffers=False)  # none of a score model's changes
+            accelerator = Accelerator(mixed_precision=plan.precision, kwargs_handlers=[quiet])
+        self.accelerator, self.device = accelerator, accelerator.device
+        self.processes, self.rank = int(accelerator.num_processes), int(accelerator.process_index)
+        if plan.micro_batch is None:
+            if plan.batch_size % self.processes:
+                raise ValueError(f"batch_size {plan.batch_size} does not divide by {self.processes} processes")
+            plan = replace(plan, micro_batch=plan.batch_size // self.processes)
+        assert plan.micro_batch is not None
+        self.parts = plan.batch_size // plan.micro_batch
+        if self.parts % self.processes:
+            raise ValueError(
+                f"{self.processes} processes cannot share {self.parts} micro-batches evenly: "
+                "lower micro_batch or the number of processes"
+            )
+        if len(source) < 1:
+            raise ValueError("the source of data is empty")
+        self.loss, self.source, self.plan = loss, source, plan
+        self.folder = None if folder is None else Path(folder)
+        self.step, self.history = 0, list[tuple[int, float, float]]()
+        self._order: tuple[int, Tensor] | None = None
+        model = model.to(self.device).train()
+        self._average = AveragedModel(model, multi_avg_fn=_ramped_average(plan.average))
+        self._average.module.eval()
+        optimiser = torch.optim.Adam(model.parameters(), lr=plan.learning_rate, fused=True)
+        if plan.compile:
+            model.network.compile()
+        self.model = model
+        self._wrapped, self._optimiser = accelerator.prepare(model, optimiser)
+        self._resume()
+
+    @property
+    def averaged(self) -> ScoreModel:
+        """The score model with averaged weights."""
+        module: ScoreModel = self._average.module
+        return module
+
+    # ------------------------------------------------------------------ the loop
+
+    def run(
+        self,
+        until: int | None = None,
+        *,
+        progress: bool = True,
+        every: Mapping[int, Callable[[Trainer], None]] | None = None,
+    ) -> None:
+        """Train up to a step, saving on the way and at the end.
+
+        Ctrl-C and SIGTERM end it after the step that is running, with a checkpoint; a second Ctrl-C at once.
+
+        Args:
+            until: the last step; the plan's by default.
+            progress: show a progress bar, on the first process.
+            every: ``{k: f}`` calls ``f(trainer)`` after each k-th step, on the first process: sample grids, logs.
+
+        Raises:
+            SolverError: the loss is no longer finite. The newest checkpoint is from before.
+            KeyboardInterrupt: Ctrl-C was pressed.
+            SystemExit: SIGTERM came.
+        """
+        until = self.plan.steps if until is None else until
+        size = self.plan.batch_size
+        bar = tqdm(
+            initial=self.step * size,
+            total=until * size,
+            disable=not (progress and self.rank == 0),
+            desc="training",
+            unit="img" if len(self.loss.sde.domain.event_shape) == 3 else "pt",
+            unit_scale=True,
+            mininterval=progress_interval(),
+        )
+        recent: list[Tensor] = []
+        with trusted(), torch.random.fork_rng(enabled=True), bar, _Stop() as stop:
+            clock = time.perf_counter()
+            while self.step < until and not self._agreed(stop):
+                recent.append(self._gradient_step())
+                self.step += 1
+                bar.update(size)
+                if self.step % self.plan.report_every == 0 or self.step == until:
+                    now = time.perf_counter()
+                    mean = self._report(recent, now - clock)
+                    clock = now
+                    recent.clear()
+                    bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
+                if self.folder is not None and self.step % self.plan.save_every == 0 and self.step < until:
+                    self._check_finite(recent)
+                    self.save()
+                for k, f in (every or {}).items():
+                    if self.step % k == 0 and self.rank == 0:
+                        f(self)
+            if self.folder is not None:
+                self._check_finite(recent)
+                self.save()
+        stop.leave()
+
+    def _agreed(self, stop: _Stop) -> bool:
+        """Whether any process was asked to stop: all then stop at the same step."""
+        asked = stop.asked is not None
+        if self.processes == 1:
+            return asked
+        return bool(self.accelerator.reduce(torch.tensor(float(asked), device=self.device), "sum"))
+
+    def _gradient_step(self) -> Tensor:
+        """One step of the optimiser; the mean loss of this process's share, as a tensor."""
+        plan = self.plan
+        for group in self._optimiser.param_groups:
+            group["lr"] = plan.learning_rate * plan.rate(self.step)
+        mine = range(self.rank, self.parts, self.processes)
+        total = torch.zeros((), device=self.device)
+        for part in mine:
+            last = part == mine[-1]
+            with nullcontext() if last else self.accelerator.no_sync(self._wrapped):
+                value = self._part_loss(part)
+                self.accelerator.backward(value / len(mine))
+            total += value.detach() / len(mine)
+        self.accelerator.clip_grad_norm_(self.model.parameters(), plan.clip)
+        self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)
+        self._average.update_parameters(self.model)
+        return total
+
+    def _part_loss(self, part: int) -> Tensor:
+        """Mean loss of one part of this step's batch."""
+        generator = Generator(device=self.device).manual_seed(self._seed(_DATA, self.step, part))
+        torch.manual_seed(self._seed(_NETWORK, self.step, part))
+        x, condition = self.source.batch(self._rows(part), generator)
+        self.loss.sde.check_data("data", x)
+        noised = self.loss.prepare(x, generator=generator)
+        return self.loss.evaluate(self._wrapped, noised, generator=generator, **condition).mean()
+
+    def _rows(self, part: int) -> Tensor:
+        """Rows of the data for one part: the endless stream is one shuffle of all rows after another."""
+        n, size = len(self.source), self.plan.batch_size // self.parts
+        begin = self.step * self.plan.batch_size + part * size
+        index = torch.arange(begin, begin + size)
+        epochs = index // n
+        return torch.cat([self._shuffle(int(e))[index[epochs == e] % n] for e in epochs.unique()])
+
+    def _shuffle(self, epoch: int) -> Tensor:
+        """The order of the rows in an epoch ``[n]``."""
+        if self._order is None or self._order[0] != epoch:
+            generator = Generator().manual_seed(self._seed(_DATA, epoch))
+            self._order = epoch, torch.randperm(len(self.source), generator=generator)
+        return self._order[1]
+
+    def _seed(self, *key: int) -> int:
+        """A seed that the plan's and a key decide."""
+        return int(np.random.SeedSequence((self.plan.seed, *key)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+    def _report(self, recent: list[Tensor], seconds: float) -> float:
+        """Append to the loss curve; the mean loss over all processes."""
+        self._check_finite(recent)
+        mean = float(self.accelerator.reduce(torch.stack(recent).mean(), "mean"))
+        self.history.append((self.step, mean, len(recent) * self.plan.batch_size / seconds))
+        return mean
+
+    def _check_finite(self, recent: list[Tensor]) -> None:
+        """Refuse to go on, and to save, where training has diverged."""
+        if recent and not bool(torch.stack(recent).isfinite().all()):
+            raise SolverError(
+                f"the loss is not finite near step {self.step}: lower learning_rate (now {self.plan.learning_rate:g})"
+            )
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def save(self) -> None:
+        """Write a checkpoint of this step, on the first process; the oldest beyond ``keep`` go."""
+        if self.folder is None:
+            raise ValueError("this trainer was given no folder")
+        if self.rank == 0:
+            tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+            tensors |= {f"average.{k}": v for k, v in self._average.state_dict().items()}
+            state = self._optimiser.state_dict()["state"]
+            tensors |= {f"optimiser.{i}.{k}": v for i, entry in state.items() for k, v in entry.items()}
+            scaler = self.accelerator.scaler
+            config = {
+                "trainer": self._identity(),
+                "step": self.step,
+                "history": self.history,
+                "scaler": None if scaler is None else scaler.state_dict(),
+            }
+            save_step(self.folder, self.step, config, tensors, keep=self.plan.keep)
+        self.accelerator.wait_for_everyone()
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+        plan = {k: v for k, v in asdict(self.plan).items() if k not in _FREE}
+        describe = getattr(self.model.network, "config", lambda: None)
+        return {"plan": plan, "process": repr(self.loss.sde), "loss": repr(self.loss), "network": describe()}
+
+    def _resume(self) -> None:
+        """Go on from the newest checkpoint that is sound and of this run."""
+        if self.folder is None:
+            return
+        found = load_newest(self.folder, self._check)
+        if found is None:
+            return
+        config, tensors = found
+        self.model.load_state_dict(_part(tensors, "model"))
+        self._average.load_state_dict(_part(tensors, "average"))
+        entries: dict[int, dict[str, Tensor]] = {}
+        for name, value in _part(tensors, "optimiser").items():
+            index, key = name.split(".", 1)
+            entries.setdefault(int(index), {})[key] = value
+        groups = self._optimiser.state_dict()["param_groups"]
+        self._optimiser.load_state_dict({"state": entries, "param_groups": groups})
+        if config["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(config["scaler"])
+        self.step, self.history = config["step"], [tuple(entry) for entry in config["history"]]
+
+    def _check(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Raise ValueError if a checkpoint is not of this run."""
+        saved = config.get("trainer")
+        if not isinstance(saved, dict):
+            raise ValueError("it is no checkpoint of a trainer")
+        for name, value in self._identity().items():
+            if saved.get(name) != value:
+                raise ValueError(f"it was made with another {name}: {saved.get(name)}, not {value}")
+        shapes = {k: v.shape for k, v in self.model.state_dict().items()}
+        if {k: v.shape for k, v in _part(tensors, "model").items()} != shapes:
+            raise ValueError("its weights do not fit the network")
+
+
+def load_averaged(folder: str | Path, model: ScoreModel) -> int:
+    """Load the averaged weights of a trainer's newest sound checkpoint into a score model, in evaluation mode.
+
+    Args:
+        folder: the trainer's.
+        model: a score model built as the trainer's was.
+
+    Returns:
+        The step they are of.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: there are some, but none can be used, each with the reason.
+    """
+    shapes = {k: v.shape for k, v in model.state_dict().items()}
+
+    def check(config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        if "trainer" not in config:
+            raise ValueError("it is no checkpoint of a trainer")
+        if {k: v.shape for k, v in _part(tensors, "average.module").items()} != shapes:
+            raise ValueError("its weights do not fit the network")
+
+    found = load_newest(Path(folder), check)
+    if found is None:
+        raise FileNotFoundError(f"no checkpoint in {folder}")
+    config, tensors = found
+    model.load_state_dict(_part(tensors, "average.module"))
+    model.eval()
+    return int(config["step"])
+
+
+def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors under a name, without it."""
+    return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
+
+
+def _ramped_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
+    """Exponential average whose memory grows with the run, up to its decay."""
+
+    @torch.no_grad()
+    def update(averaged: Any, current: Any, count: Tensor | int) -> None:
+        n = float(count)
+        torch._foreach_lerp_(list(averaged), list(current), 1 - min(decay, (1 + n) / (10 + n)))
+
+    return update
+
+
+class _Stop:
+    """Turns the first Ctrl-C or SIGTERM into a question that the loop asks between steps; the second acts at once."""
+
+    def __enter__(self) -> _Stop:
+        self.asked: int | None = None
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._ask)
+        return self
+
+    def _ask(self, number: int, _frame: object) -> None:
+        self.asked = number
+        self._restore()
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before.clear()
+
+    def leave(self) -> None:
+        """Do what the signal would have done."""
+        if self.asked == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.asked is not None:
+            raise SystemExit(128 + self.asked)
