@@ -1,9 +1,9 @@
 r"""Long trainings: resumable to the bit, on one device or many, over any domain.
 
-Nothing random has a state that could be lost. Row i of the data's endless stream, the noise of each part of each batch
-and the network's dropout are functions of the seed and the step alone, so that a run which was killed and resumed is the
-run that was not, and any number of processes draws what one would. A batch is cut into parts (``micro_batch``);
-processes take turns at them, and gradients are summed over all.
+Nothing random has a state that could be lost. Row i of the data's endless stream, the noise of each part of each
+batch and the network's dropout are functions of the seed and the step alone, so that a run which was killed and resumed
+is the run that was not, and any number of processes draws what one would. A batch is cut into parts
+(``micro_batch``); processes take turns at them, and gradients are summed over all.
 
 May use: torch, numpy, tqdm, losses, scores, checkpoints; accelerate (imported when a trainer is built), which gives
 mixed precision and processes: start a program under ``torchrun`` or ``accelerate launch`` and it uses them all.
@@ -11,7 +11,6 @@ mixed precision and processes: start a program under ``torchrun`` or ``accelerat
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
@@ -193,7 +192,7 @@ class Trainer:
         self.folder = None if folder is None else Path(folder)
         self.step, self.history = 0, list[tuple[int, float, float]]()
         self._order: tuple[int, Tensor] | None = None
-        model = model.to(self.device).train()
+        model.to(self.device).train()
         self._average = AveragedModel(model, multi_avg_fn=_ramped_average(plan.average))
         self._average.module.eval()
         optimiser = torch.optim.Adam(model.parameters(), lr=plan.learning_rate, fused=True)

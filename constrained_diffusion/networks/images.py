@@ -58,9 +58,7 @@ class _ImageNetwork(nn.Module, ABC):
     def body(self, x: Tensor, level: Tensor, label: Tensor | None) -> Tensor:
         """From ``[B, channels_in, H, W]``, noise levels ``[B]`` and labels ``[B]`` to ``[B, C, H, W]``."""
 
-    def forward(
-        self, x: Tensor, log_sigma: Tensor, label: Tensor | None = None, image: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, log_sigma: Tensor, label: Tensor | None = None, image: Tensor | None = None) -> Tensor:
         """Raw scores ``[B, C, H, W]``.
 
         Args:

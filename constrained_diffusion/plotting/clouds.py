@@ -1,51 +1,44 @@
-"""Pictures of samples beside data: arrays in, a matplotlib figure out.
+"""Clouds of points: noised and sampled back, data beside samples, on a simplex, in a ball.
 
-Nothing here touches pyplot or any global state, so the functions serve scripts, notebooks and threads alike;
-:func:`save_figure` writes the file. Data are drawn in blue, samples in crimson. Points outside the outline
-of their domain are never clipped away but drawn as orange dots: a picture must not hide a violation.
-Every cloud and image may be a numpy array or a tensor; shapes that do not fit raise ``ShapeError``.
-
-May use: numpy, tensors as input, and matplotlib (imported where used).
+May use: numpy, matplotlib where used.
 """
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections.abc import Collection, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from constrained_diffusion.domains.checks import DomainError, ShapeError
+from constrained_diffusion.domains.checks import ShapeError
+
+from .style import (
+    DATA,
+    FAINT,
+    INK,
+    OUTSIDE,
+    SAMPLES,
+    Floats,
+    Points,
+    make_panels,
+    shades,
+    to_array,
+    to_cloud,
+    to_names,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
     from matplotlib.path import Path as Curve
 
-__all__ = [
-    "ball_3d",
-    "compare_2d",
-    "compare_images",
-    "film_strip",
-    "image_grid",
-    "parts_histograms",
-    "save_figure",
-    "ternary",
-]
+__all__ = ["ball_3d", "compare_2d", "film_strip", "parts_histograms", "ternary"]
 
-Points = Tensor | npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Kind = Literal["auto", "scatter", "density"]
 
-INK, FAINT = "#1d2433", "#c9ced8"
-DATA, SAMPLES, OUTSIDE = "#24609c", "#c2253f", "#ff9500"
 _SCATTER_BELOW = 4000  # more points than this make a smear: draw their density instead
 _BEYOND = 0.25  # how far beyond the outline a panel may reach to show violations, in outline widths
 
@@ -72,7 +65,7 @@ def film_strip(
         kind: dots, a histogram, or ("auto") what suits the number of points.
         generated: indices of the panels that show samples, drawn in their colour.
     """
-    clouds = [_cloud(f"frames[{i}]", f, 2) for i, f in enumerate(frames)]
+    clouds = [to_cloud(f"frames[{i}]", f, 2) for i, f in enumerate(frames)]
     if not clouds:
         raise ShapeError("frames is empty; expected at least one cloud [n, 2]")
     one = outline if isinstance(outline, (Tensor, np.ndarray)) else None
@@ -81,8 +74,8 @@ def film_strip(
         raise ShapeError(f"outline has {len(each)} entries; expected one, or {len(clouds)}, one a panel")
     edges = [None if edge is None else _outline(edge) for edge in each]
     windows = [_limits([cloud], edge) for cloud, edge in zip(clouds, edges, strict=True)]
-    names = _names("titles", titles, len(clouds))
-    figure, panels = _panels(len(clouds), columns or len(clouds), windows[0], 2.2, title)
+    names = to_names("titles", titles, len(clouds))
+    figure, panels = make_panels(len(clouds), columns or len(clouds), windows[0], 2.2, title)
     for i, (panel, cloud, edge, window) in enumerate(zip(panels, clouds, edges, windows, strict=True)):
         _draw_cloud(panel, cloud, edge, window, kind, SAMPLES if i in generated else DATA)
         panel.set_title(names[i], fontsize=10, color=INK)
@@ -108,8 +101,8 @@ def compare_2d(
         title: a line above the figure.
         kind: dots, a histogram, or ("auto") what suits the number of points.
     """
-    clouds = [_cloud("data", data, 2), _cloud("samples", samples, 2)]
-    edge = None if outline is None else _cloud("outline", outline, 2)
+    clouds = [to_cloud("data", data, 2), to_cloud("samples", samples, 2)]
+    edge = None if outline is None else to_cloud("outline", outline, 2)
     return _draw_pair(clouds, edge, _limits(clouds, edge), kind, titles, title)[0]
 
 
@@ -137,7 +130,7 @@ def ternary(
     """
     corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, np.sqrt(0.75)]])
     width, clouds = len(labels), []
-    for cloud in (_cloud("data", data, width), _cloud("samples", samples, width)):
+    for cloud in (to_cloud("data", data, width), to_cloud("samples", samples, width)):
         chosen = cloud[cloud[:, parts].sum(1) > 0][:, parts]
         clouds.append(chosen / chosen.sum(1, keepdims=True) @ corners)
     limits = np.array([[-0.08, -0.09], [1.08, 0.95]])
@@ -174,9 +167,9 @@ def parts_histograms(
         labels: names of the two clouds, for the legend.
         title: a line above the figure.
     """
-    a, b = _cloud("data", data, len(names)), _cloud("samples", samples, len(names))
+    a, b = to_cloud("data", data, len(names)), to_cloud("samples", samples, len(names))
     limits = np.array([[0, 0], [1, 0.55]])
-    figure, panels = _panels(len(names), min(columns, len(names)), limits, 2.9, title)
+    figure, panels = make_panels(len(names), min(columns, len(names)), limits, 2.9, title)
     for panel, name, x, y in zip(panels, names, a.T, b.T, strict=True):
         low, high = min(x.min(), y.min()), max(x.max(), y.max())
         if low == high:
@@ -210,8 +203,8 @@ def ball_3d(
         titles: a line above the first two panels.
         title: a line above the figure.
     """
-    clouds = [_cloud("data", data, 3) / radius, _cloud("samples", samples, 3) / radius]
-    figure, (*balls, profile) = _panels(3, 3, np.array([[0, 0], [1, 1]]), 3.6, title)
+    clouds = [to_cloud("data", data, 3) / radius, to_cloud("samples", samples, 3) / radius]
+    figure, (*balls, profile) = make_panels(3, 3, np.array([[0, 0], [1, 1]]), 3.6, title)
     r = np.linspace(0, 1, 201)
     profile.plot(r, r**3, color=FAINT, linewidth=1.5, linestyle=(0, (4, 2)), label="uniform")
     styles = (("data", DATA, 4.0), ("samples", SAMPLES, 1.6))
@@ -229,104 +222,6 @@ def ball_3d(
     return figure
 
 
-def image_grid(
-    images: Points, *, columns: int = 8, titles: Sequence[str] | None = None, title: str | None = None
-) -> Figure:
-    """Images in rows.
-
-    Args:
-        images: grey ``[n, h, w]`` or colour ``[n, h, w, 3]``; 0 is black, 1 is white or full colour.
-        columns: images in a row.
-        titles: a line above each image.
-        title: a line above the figure.
-    """
-    array = _images("images", images)
-    limits = np.array([[0, 0], [array.shape[2], array.shape[1]]])
-    figure, panels = _panels(len(array), min(columns, len(array)), limits, 1.0, title)
-    for panel, image, name in zip(panels, array, _names("titles", titles, len(array)), strict=True):
-        _draw_image(panel, image)
-        panel.set_title(name, fontsize=8, color=INK)
-    return figure
-
-
-def compare_images(
-    data: Points,
-    samples: Points,
-    *,
-    columns: int = 8,
-    titles: tuple[str, str] = ("data", "samples"),
-    title: str | None = None,
-) -> Figure:
-    """A block of data images beside a block of sample images, as many whole rows as both have.
-
-    Args:
-        data: grey ``[n, h, w]`` or colour ``[n, h, w, 3]``; 0 is black, 1 is white or full colour.
-        samples: images of the same size.
-        columns: images in a row of each block.
-        titles: a line above each block.
-        title: a line above the figure.
-    """
-    pair = _images("data", data), _images("samples", samples)
-    h, w, *colour = pair[0].shape[1:]
-    if pair[1].shape[1:] != (h, w, *colour):
-        raise ShapeError(f"samples has shape {list(pair[1].shape)}; expected [m, {h}, {w}] like the data")
-    columns = min(columns, *map(len, pair))
-    rows = min(map(len, pair)) // columns
-    height, width = rows * (h + 1) - 1, columns * (w + 1) - 1  # a pixel between neighbours
-    figure, panels = _panels(2, 2, np.array([[0, 0], [width, height]]), 0.5 * columns, title, gap=0.06)
-    for panel, images, name in zip(panels, pair, titles, strict=True):
-        sheet = np.ones((height, width, *colour))
-        for i, image in enumerate(images[: rows * columns]):
-            top, left = i // columns * (h + 1), i % columns * (w + 1)
-            sheet[top : top + h, left : left + w] = image
-        _draw_image(panel, sheet)
-        panel.set_title(name, fontsize=12, color=INK)
-    return figure
-
-
-def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> Path:
-    """Write a figure; the file appears whole or not at all.
-
-    Args:
-        figure: what to write.
-        path: where; the suffix names the format, and missing folders are made.
-        dpi: dots per inch.
-
-    Returns:
-        The path.
-    """
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with unfinished.open("xb") as file:
-            figure.savefig(file, format=target.suffix[1:] or "png", dpi=dpi, bbox_inches="tight", facecolor="white")
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return target
-
-
-def _panels(
-    count: int, columns: int, limits: Floats, width: float, title: str | None, gap: float = 0.02
-) -> tuple[Figure, list[Axes]]:
-    """A figure with ``count`` panels ``width`` inches wide and a share ``gap`` apart."""
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    if columns < 1:
-        raise ValueError(f"columns must be at least 1, not {columns}")
-    rows = -(-count // columns)
-    across, up = limits[1] - limits[0]
-    size = (columns * (width + 0.1), rows * (width * up / across + 0.3) + (0.4 if title else 0.0))
-    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.07, wspace=gap, compress=True))
-    if title:
-        figure.suptitle(title, fontsize=13, fontweight="bold", color=INK)
-    return figure, [figure.add_subplot(rows, columns, i + 1) for i in range(count)]
-
-
 def _draw_pair(
     clouds: Sequence[Floats],
     outline: Floats | None,
@@ -336,7 +231,7 @@ def _draw_pair(
     title: str | None,
 ) -> tuple[Figure, list[Axes]]:
     """Data and samples ``[n, 2]`` side by side, on the data's colour scale."""
-    figure, panels = _panels(2, 2, limits, 4.0, title)
+    figure, panels = make_panels(2, 2, limits, 4.0, title)
     top = None
     for panel, cloud, name, colour in zip(panels, clouds, titles, (DATA, SAMPLES), strict=True):
         top = _draw_cloud(panel, cloud, outline, limits, kind, colour, top)
@@ -380,7 +275,7 @@ def _draw_cloud(
     share = counts.T / len(points)
     if top is None:  # no single cell sets the scale, and an even density is not drawn in the darkest shade
         top = 1.25 * float(np.quantile(share[share > 0], 0.99)) if counts.any() else 1.0
-    mesh = panel.pcolormesh(x_edges, y_edges, share, cmap=_colours(colour), vmin=0, vmax=top, rasterized=True)
+    mesh = panel.pcolormesh(x_edges, y_edges, share, cmap=shades(colour), vmin=0, vmax=top, rasterized=True)
     if edge is not None:
         mesh.set_clip_path(edge)
     return top
@@ -401,27 +296,12 @@ def _draw_ball(panel: Axes, points: Floats, colour: str) -> None:
     x, y, depth = view @ points[np.argsort(points @ towards)].T
     near = np.clip((depth + 1) / 2, 0, 1)
     size = (2 + 9 * near) * float(np.clip(np.sqrt(1500 / len(points)), 0.3, 1.6))
-    shade = _colours(colour)(0.3 + 0.6 * near, alpha=0.8)
+    shade = shades(colour)(0.3 + 0.6 * near, alpha=0.8)
     panel.scatter(x, y, s=size, c=shade, linewidths=0, zorder=2, rasterized=True)
     x, y, _ = view @ points[np.linalg.norm(points, axis=1) > 1 + 1e-5].T
     panel.scatter(x, y, s=8, color=OUTSIDE, linewidths=0, zorder=4, rasterized=True)
     panel.set(xlim=(-1.08, 1.08), ylim=(-1.08, 1.08), aspect="equal")
     panel.set_axis_off()
-
-
-def _draw_image(panel: Axes, image: Floats) -> None:
-    panel.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    panel.set_axis_off()
-
-
-def _colours(colour: str) -> Colormap:
-    """White, by way of ``colour``, to nearly black."""
-    from matplotlib.colors import ListedColormap, to_rgb
-
-    middle = np.array(to_rgb(colour))
-    knots = np.stack([np.ones(3), 0.5 + 0.5 * middle, middle, 0.35 * middle])
-    where = np.linspace(0, 3, 256)
-    return ListedColormap(np.stack([np.interp(where, np.arange(4), channel) for channel in knots.T], 1))
 
 
 def _limits(clouds: Sequence[Floats], outline: Floats | None) -> Floats:
@@ -436,24 +316,11 @@ def _limits(clouds: Sequence[Floats], outline: Floats | None) -> Floats:
     return np.stack([low - margin, high + margin])
 
 
-def _array(points: Points) -> Floats:
-    return np.asarray(points.detach().cpu() if isinstance(points, Tensor) else points, dtype=np.float64)
-
-
-def _cloud(name: str, points: Points, width: int) -> Floats:
-    array = _array(points)
-    if array.ndim != 2 or len(array) == 0 or array.shape[1] != width:
-        raise ShapeError(f"{name} has shape {list(array.shape)}; expected [n, {width}] with n at least 1")
-    if not np.isfinite(array).all():
-        raise DomainError(f"{name} must be finite; a point that is not cannot be drawn")
-    return array
-
-
 def _outline(points: Points) -> Floats:
     """Corners ``[k, 2]``, loops parted by rows of NaN."""
-    array = _array(points)
+    array = to_array(points)
     finite = array[~np.isnan(array).all(-1)] if array.ndim == 2 else array
-    _cloud("outline", finite, 2)
+    to_cloud("outline", finite, 2)
     return array
 
 
@@ -469,16 +336,3 @@ def _inside(loop: Curve, points: Floats, *, hole: bool) -> Bools:
     centre = np.asarray(loop.vertices)[:-1].mean(0)
     inside: Bools = loop.contains_points(centre + (points - centre) * (1 + 1e-5 if hole else 1 - 1e-5))
     return inside
-
-
-def _images(name: str, images: Points) -> Floats:
-    array = _array(images)
-    if len(array) == 0 or not (array.ndim == 3 or (array.ndim == 4 and array.shape[3] == 3)):
-        raise ShapeError(f"{name} has shape {list(array.shape)}; expected [n, h, w] or [n, h, w, 3]")
-    return np.clip(array, 0, 1)
-
-
-def _names(name: str, names: Sequence[str] | None, count: int) -> Sequence[str]:
-    if names is not None and len(names) != count:
-        raise ShapeError(f"{name} has {len(names)} entries; expected {count}, one a panel")
-    return names or [""] * count
