@@ -54,7 +54,7 @@ class Options:
     sampler: Literal["euler", "predictor-corrector", "multistep", "ode"] = "predictor-corrector"
     steps: int = 250
     """Of the sampler; the ode picks its own."""
-    step: Literal["reflect", "project"] = "reflect"
+    boundary: Literal["reflect", "project"] = "reflect"
     """How Euler's moves end inside."""
     guidance: float = 0.0
     """Weight of guidance towards the class."""
@@ -92,7 +92,7 @@ def draw(options: Options) -> tuple[Tensor, Tensor | None]:
     if options.guidance:
         score = ClassifierFreeGuidance(model, options.guidance, null={"label": torch.tensor(len(names))})
     if options.sampler == "euler":
-        walk: Sampler = EulerMaruyama(model.sde, score, steps=options.steps, step=options.step)
+        walk: Sampler = EulerMaruyama(model.sde, score, steps=options.steps, boundary=options.boundary)
     else:
         walk = SAMPLERS[options.sampler](model.sde, score, steps=options.steps)
     generator = torch.Generator(options.device).manual_seed(options.seed)

@@ -1,0 +1,388 @@
+"""A training that was stopped, killed or damaged goes on as if nothing had happened."""
+
+import errno
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+import warnings
+
+import pytest
+import torch
+
+from constrained_diffusion import DenoisingScoreMatching, Hypercube, ReflectedDiffusion, ReflectedSDE, ScoreModel
+from constrained_diffusion.checkpoints import load_newest, save_step
+from constrained_diffusion.images import ImageSource
+from constrained_diffusion.networks import UNet
+from constrained_diffusion.trainer import Plan, Trainer, load_averaged
+from tests.trainings import LONG, assert_same, saved, score, start, steps, trainer
+
+DEATHS = 9  # two files synced and renamed, each with its folder, then an old checkpoint of two files removed
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of 200 steps that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    trainer(folder, **LONG).run(200, progress=False)
+    return saved(folder, 200)
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The same run, which ended after 100 steps, and copies of it that were killed while they saved step 150."""
+    before, after = tmp_path_factory.mktemp("before"), tmp_path_factory.mktemp("after")
+    trainer(before, **LONG).run(100, progress=False)
+    code = "import sys; from tests.trainings import die_in_turn; print(die_in_turn(*sys.argv[1:3], 10, 150))"
+    with start("-c", code, before, after) as process:
+        out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    assert json.loads(out) == [signal.SIGKILL] * DEATHS + [1 << 8], err  # the tenth had no such operation
+    return after
+
+
+@pytest.mark.parametrize("n", range(1, DEATHS + 1))
+def test_killed_while_saving(killed, whole, n):
+    folder = killed / str(n)
+    assert steps(folder)[-1] == 150
+    with warnings.catch_warnings(record=True) as passed_over:
+        warnings.simplefilter("always")
+        resumed = trainer(folder, network={"seed": 5}, **LONG)
+    assert resumed.step == (100 if n <= 5 else 150)  # the fifth is the rename of the configuration
+    assert len(passed_over) == (n <= 5)
+    assert all("step-00000150: no saved run" in str(w.message) for w in passed_over)
+    resumed.run(200, progress=False)
+    assert_same(saved(folder, 200), whole)
+    assert steps(folder) == [150, 200]
+
+
+@pytest.mark.parametrize("domain", ["square", "simplex"])
+@pytest.mark.parametrize(("save_every", "report_every", "stop"), [(4, 2, 8), (4, 3, 8), (100, 5, 7)])
+def test_resumed_equals_uninterrupted(tmp_path, domain, save_every, report_every, stop):
+    plan = {"save_every": save_every, "report_every": report_every}
+    trainer(tmp_path / "whole", domain, **plan).run(12, progress=False)
+    trainer(tmp_path / "parts", domain, **plan).run(stop, progress=False)
+    resumed = trainer(tmp_path / "parts", domain, network={"seed": 5}, **plan)
+    assert resumed.step == stop
+    resumed.run(12, progress=False)
+    one, other = saved(tmp_path / "parts", 12), saved(tmp_path / "whole", 12)
+    assert_same(one[:2], other[:2])
+    assert one[2] == other[2]  # the loss curve
+
+
+def test_checkpoint_is_what_is_in_memory(tmp_path):
+    run = trainer(tmp_path)
+    run.run(6, progress=False)
+    tensors, step, history = saved(tmp_path, 6)
+    assert step == run.step == 6
+    assert history == [list(entry[:2]) for entry in run.history]
+    resumed = trainer(tmp_path, network={"seed": 5})
+    assert resumed.history == run.history
+    for name in ("model", "averaged"):
+        expected = getattr(run, name).state_dict()
+        assert expected
+        for k, v in getattr(resumed, name).state_dict().items():
+            assert torch.equal(v, expected[k])
+    count = len(list(run.model.parameters()))
+    assert sum(name.startswith("optimiser.") for name in tensors) == 3 * count  # two moments and the step
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
+def test_network_of_images_with_dropout_and_labels(tmp_path):
+    def make(folder, seed=0):
+        sde = ReflectedSDE(Hypercube((1, 8, 8)))
+        torch.manual_seed(seed)
+        model = ScoreModel(UNet(sde.domain, 8, (1, 2), 1, (4,), dropout=0.5, classes=3), sde)
+        levels = torch.randint(256, (12, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+        source = ImageSource(levels, torch.arange(12) % 3, classes=3, hide=0.5, dequantise=True)
+        plan = Plan(batch_size=8, micro_batch=4, report_every=1, warm_up=1)
+        return Trainer(model, DenoisingScoreMatching(sde, "fidelity"), source, plan, folder)
+
+    make(tmp_path / "whole").run(4, progress=False)
+    make(tmp_path / "parts").run(2, progress=False)
+    make(tmp_path / "parts", seed=5).run(4, progress=False)
+    assert_same(saved(tmp_path / "parts", 4), saved(tmp_path / "whole", 4))
+
+
+# ---------------------------------------------------------------------- what cannot be used
+
+
+def _weights(path):
+    return next(path.glob("*.safetensors"))
+
+
+def truncated(path):
+    _weights(path).write_bytes(_weights(path).read_bytes()[:-100])
+    return "damaged"
+
+
+def flipped(path):
+    content = bytearray(_weights(path).read_bytes())
+    content[len(content) // 2] ^= 1
+    _weights(path).write_bytes(bytes(content))
+    return "damaged"
+
+
+def without_weights(path):
+    _weights(path).unlink()
+    return "missing"
+
+
+def without_configuration(path):
+    (path / "config.json").unlink()
+    return "config.json is missing"
+
+
+def empty(path):
+    shutil.rmtree(path)
+    path.mkdir()
+    return "config.json is missing"
+
+
+def torn_configuration(path):
+    text = (path / "config.json").read_text()
+    (path / "config.json").write_text(text[: len(text) // 2])
+    return "not the configuration"
+
+
+def key_lost(key):
+    def spoil(path):
+        text = (path / "config.json").read_text()
+        assert text.count(f'"{key}"') == 1
+        (path / "config.json").write_text(text.replace(f'"{key}"', f'"{key[:-1]}_"'))
+        return key
+
+    spoil.__name__ = f"lost_{key}"
+    return spoil
+
+
+def foreign(name, reason, *arguments, **settings):
+    def spoil(path):
+        shutil.rmtree(path)
+        other = path.parent.parent / "other"
+        trainer(other, *arguments, **settings).run(8, progress=False)
+        shutil.copytree(other / "step-00000008", path)
+        return reason
+
+    spoil.__name__ = name
+    return spoil
+
+
+def saved_model(path):
+    shutil.rmtree(path)
+    model = ReflectedDiffusion(Hypercube(2), steps=2, width=8, depth=1, batch_size=8)
+    model.fit(torch.rand(10, 2, generator=torch.Generator().manual_seed(0)), progress=False)
+    model.save(path)
+    return "no checkpoint of a trainer"
+
+
+SPOILERS = [
+    truncated,
+    flipped,
+    without_weights,
+    without_configuration,
+    empty,
+    torn_configuration,
+    key_lost("step"),
+    key_lost("history"),
+    key_lost("trainer"),
+    foreign("width", "another network", network={"width": 16}),
+    foreign("rate", "another plan.*0.02", learning_rate=0.02),
+    foreign("seed", "another plan.*'seed': 7", seed=7),
+    foreign("batch", "another plan", batch_size=4),
+    foreign("weighting", "another loss", loss=lambda sde: DenoisingScoreMatching(sde, "fidelity")),
+    foreign("sigma", "another process", network={"sigma_min": 0.02}),
+    foreign("domain", "another process", "simplex"),
+    saved_model,
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A run with checkpoints of steps 4, 6 and 8."""
+    trainer(tmp_path / "run").run(8, progress=False)
+    assert steps(tmp_path / "run") == [4, 6, 8]
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("spoil", SPOILERS, ids=lambda spoil: spoil.__name__)
+def test_what_cannot_be_used_is_passed_over(folder, spoil):
+    expected = saved(folder, 8)
+    reason = spoil(folder / "step-00000008")
+    with pytest.warns(UserWarning, match=rf"passed over: step-00000008: (?s:.)*{reason}"):
+        resumed = trainer(folder, network={"seed": 5})
+    assert resumed.step == 6
+    resumed.run(8, progress=False)
+    assert_same(saved(folder, 8), expected)
+
+
+def test_no_flipped_byte_of_a_configuration_goes_unnoticed(folder):
+    path = folder / "step-00000008" / "config.json"
+    content, expected = path.read_bytes(), trainer(folder).history
+    unnoticed = []
+    for at in range(0, len(content), 13):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            resumed = trainer(folder)
+        if (resumed.step, resumed.history) not in ((8, expected), (6, expected[:3])):
+            unnoticed.append((content[at - 20 : at + 20], resumed.step))
+    assert not unnoticed
+
+
+def test_if_none_can_be_used_each_reason_is_given(folder):
+    spoilers = {8: truncated, 6: without_weights, 4: without_configuration}
+    reasons = [f"step-0000000{step}: .*{f(folder / f'step-0000000{step}')}" for step, f in spoilers.items()]
+    with pytest.raises(ValueError, match=".*; ".join(reasons)):
+        trainer(folder)
+    with pytest.raises(ValueError, match=".*; ".join(reasons)):
+        load_averaged(folder, score())
+    assert steps(folder) == [4, 6, 8]
+
+
+def test_an_empty_folder_starts_anew(tmp_path):
+    (tmp_path / "notes.txt").write_text("not a checkpoint")
+    (tmp_path / "step-00000004").write_text("nor this: it is a file")
+    assert trainer(tmp_path).step == 0
+    assert trainer(tmp_path / "new").step == 0
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_may_change(folder):
+    resumed = trainer(folder, steps=99, save_every=5, keep=1, report_every=7)
+    assert resumed.step == 8
+
+
+# ---------------------------------------------------------------------- rotation and full disks
+
+
+@pytest.mark.parametrize("keep", [1, 2, 4])
+def test_rotation_keeps_the_newest(tmp_path, keep):
+    seen = []
+    run = trainer(tmp_path, keep=keep)
+    run.run(10, progress=False, every={1: lambda run: seen.append(steps(tmp_path))})
+    written = [2, 4, 6, 8, 10]
+    assert seen == [[s for s in written if s <= step][-keep:] for step in range(1, 10)] + [written[:-1][-keep:]]
+    assert steps(tmp_path) == written[-keep:]
+
+
+def test_rotation_never_takes_what_was_just_written(folder):
+    """Sound ones go before damaged ones of later steps would: else a run could lose all it has."""
+    truncated(folder / "step-00000008")
+    with pytest.warns(UserWarning, match="damaged"):
+        resumed = trainer(folder, keep=1)
+    resumed.run(7, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert trainer(folder).step == 7
+
+
+def test_rotation_of_many(tmp_path):
+    for step in (1, 99_999_999, 100_000_000, 2_000_000_000):
+        save_step(tmp_path, step, {"step": step}, {"w": torch.ones(1)}, keep=2)
+    assert load_newest(tmp_path, lambda config, tensors: None)[0]["step"] == 2_000_000_000
+    assert steps(tmp_path) == [100_000_000, 2_000_000_000]
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+@pytest.mark.parametrize("call", [1, 3])  # the weights and the configuration; the others are of folders
+def test_full_disk(tmp_path, monkeypatch, call, keep):
+    run = trainer(tmp_path, keep=keep)
+    run.run(4, progress=False)
+    expected, calls, real = saved(tmp_path, 4), 0, os.fsync
+
+    def full(handle):
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            run.run(8, progress=False)
+    assert_same(saved(tmp_path, 4), expected)
+    with pytest.warns(UserWarning, match="step-00000006"):
+        resumed = trainer(tmp_path, keep=keep)
+    assert resumed.step == 4
+    resumed.run(6, progress=False)
+    assert steps(tmp_path) == [2, 4, 6][-keep:]
+
+
+def test_saving_needs_a_folder():
+    with pytest.raises(ValueError, match="no folder"):
+        trainer().save()
+
+
+# ---------------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_ends_it_after_the_step_with_a_checkpoint(tmp_path, number, error):
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    trainer(tmp_path / "whole", report_every=1).run(6, progress=False)
+    run = trainer(tmp_path / "run", report_every=1, save_every=100)
+    with pytest.raises(error) as caught:
+        run.run(6, progress=False, every={3: lambda run: signal.raise_signal(number)})
+    if error is SystemExit:
+        assert caught.value.code == 143
+    assert run.step == 3
+    assert steps(tmp_path / "run") == [3]
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    resumed = trainer(tmp_path / "run", report_every=1, network={"seed": 5})
+    assert resumed.step == 3
+    resumed.run(6, progress=False)
+    assert_same(saved(tmp_path / "run", 6), saved(tmp_path / "whole", 6))
+
+
+def test_a_second_ctrl_c_acts_at_once(tmp_path):
+    def twice(run):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("it went on")
+
+    run = trainer(tmp_path, save_every=100)
+    with pytest.raises(KeyboardInterrupt):
+        run.run(6, progress=False, every={3: twice})
+    assert steps(tmp_path) == []
+
+
+def test_signals_reach_a_program(tmp_path):
+    """Ctrl-C from outside while it trains, and SIGTERM after it has gone on."""
+    code = (
+        "import sys, time; from pathlib import Path; from tests.trainings import trainer\n"
+        "def run(folder, flag):\n"
+        "    def ready(run): (folder.parent / flag).touch(); time.sleep(0.05)\n"
+        "    trainer(folder, report_every=10, save_every=10**6).run(10**6, every={20: ready})\n"
+        "try: run(Path(sys.argv[1]), 'first')\n"
+        "except KeyboardInterrupt: run(Path(sys.argv[1]), 'second')"
+    )
+    with start("-c", code, tmp_path / "run") as program:
+        try:
+            for flag, number in (("first", signal.SIGINT), ("second", signal.SIGTERM)):
+                deadline = time.monotonic() + 60
+                while not (tmp_path / flag).exists():
+                    assert program.poll() is None, program.communicate()[1]
+                    assert time.monotonic() < deadline
+                    time.sleep(0.01)
+                program.send_signal(number)
+            out, err = program.communicate(timeout=60)
+        finally:
+            program.kill()
+    assert program.returncode == 143, (out, err)
+    first, second = steps(tmp_path / "run")
+    assert 20 <= first < second
+    whole = trainer(tmp_path / "whole", save_every=10**6, report_every=10)
+    for step in (first, second):
+        whole.run(step, progress=False)
+        assert_same(saved(tmp_path / "run", step)[:2], saved(tmp_path / "whole", step)[:2])
+
+
+def test_it_trains_in_a_thread(tmp_path):
+    thread = threading.Thread(target=lambda: trainer(tmp_path).run(2, progress=False))
+    thread.start()
+    thread.join(60)
+    assert steps(tmp_path) == [2]
