@@ -42,7 +42,7 @@ class ImageSource:
         flip: mirror each image with probability one half.
         hide: share of labels, and of images to condition on, that are hidden.
         dequantise: spread each level over its bin, as likelihoods ask for; otherwise a point is level / 255.
-        condition: makes the image to condition on, ``[B, c, h, w]``, from points ``[B, C, H, W]``.
+        condition: makes the image to condition on, ``[B, c, h, w]``, from points ``[B, C, H, W]`` and a generator.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ImageSource:
         flip: bool = True,
         hide: float = 0.1,
         dequantise: bool = False,
-        condition: Callable[[Tensor], Tensor] | None = None,
+        condition: Callable[[Tensor, Generator], Tensor] | None = None,
     ) -> None:
         if levels.dtype != torch.uint8 or levels.ndim != 4:
             raise ShapeError(f"levels must be uint8 [n, C, H, W], not {levels.dtype} {list(levels.shape)}")
@@ -86,7 +86,7 @@ class ImageSource:
             condition["label"] = label.masked_fill(self._drawn(rows, self.hide, generator), self.classes)
         if self.condition is not None:
             gone = self._drawn(rows, self.hide, generator)[:, None, None, None]
-            condition["image"] = self.condition(x).masked_fill(gone, math.nan)
+            condition["image"] = self.condition(x, generator).masked_fill(gone, math.nan)
         return x, condition
 
     @staticmethod

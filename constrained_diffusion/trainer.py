@@ -5,8 +5,8 @@ batch and the network's dropout are functions of the seed and the step alone, so
 is the run that was not, and any number of processes draws what one would. A batch is cut into parts
 (``micro_batch``); processes take turns at them, and gradients are summed over all.
 
-May use: torch, numpy, tqdm, losses, scores, checkpoints; accelerate (imported when a trainer is built), which gives
-mixed precision and processes: start a program under ``torchrun`` or ``accelerate launch`` and it uses them all.
+May use: torch, numpy, tqdm, losses, scores, sources, checkpoints; accelerate (imported when a trainer is built), which
+gives mixed precision and processes: start a program under ``torchrun`` or ``accelerate launch`` and it uses them all.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -30,52 +30,13 @@ from .checkpoints import load_newest, save_step
 from .domains.checks import SolverError, trusted
 from .losses import ScoreMatching
 from .scores import ScoreModel
+from .sources import Source
 from .training import progress_interval
 
-__all__ = ["Plan", "Source", "TensorSource", "Trainer", "load_averaged"]
+__all__ = ["Plan", "Trainer", "load_averaged"]
 
 _FREE = ("steps", "compile", "save_every", "keep", "report_every")  # of a plan: what may change when a run is resumed
 _NETWORK, _DATA = 0, 1  # which stream of random numbers
-
-
-class Source(Protocol):
-    """Data to train on, row by row."""
-
-    def __len__(self) -> int:
-        """How many rows there are."""
-        ...
-
-    def batch(self, rows: Tensor, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """Points ``[B, *event_shape]`` and conditions ``[B, ...]`` of rows ``[B]``, on the generator's device.
-
-        Whatever is random in it (mirroring, hidden labels) is drawn from the generator.
-        """
-        ...
-
-
-class TensorSource:
-    """Points in memory.
-
-    Args:
-        x: points ``[n, *event_shape]``.
-        conditions: tensors ``[n, ...]`` that go with them, by the names that the network knows.
-    """
-
-    def __init__(self, x: Tensor, **conditions: Tensor) -> None:
-        for name, value in conditions.items():
-            if len(value) != len(x):
-                raise ValueError(f"{name} has {len(value)} rows; x has {len(x)}")
-        self.x, self.conditions = x, conditions
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def batch(self, rows: Tensor, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        """The rows as they are."""
-        rows = rows.to(self.x.device)
-        take = {"x": self.x, **self.conditions}
-        moved = {k: v[rows.to(v.device)].to(generator.device) for k, v in take.items()}
-        return moved.pop("x"), moved
 
 
 @dataclass(frozen=True)
@@ -205,8 +166,7 @@ class Trainer:
     @property
     def averaged(self) -> ScoreModel:
         """The score model with averaged weights."""
-        module: ScoreModel = self._average.module
-        return module
+        return cast(ScoreModel, self._average.module)
 
     # ------------------------------------------------------------------ the loop
 

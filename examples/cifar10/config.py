@@ -88,17 +88,19 @@ class Config:
             raise ValueError(f"{path} is not the configuration of a run: {error!r}") from None
         return config, shape, names
 
-    def build(self, shape: tuple[int, ...], classes: int) -> tuple[ScoreModel, DenoisingScoreMatching]:
+    def build(
+        self, shape: tuple[int, ...], classes: int, *, image_channels: int = 0
+    ) -> tuple[ScoreModel, DenoisingScoreMatching]:
         """The score model, whose weights the seed decides, and the loss."""
         sde = ReflectedSDE(Hypercube(shape), self.sigma_min, self.sigma_max)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.plan.seed)
-            classes = classes if self.labels else 0
+            conditions = {"classes": classes if self.labels else 0, "image_channels": image_channels}
             network: nn.Module
             if self.network == "unet":
-                network = UNet(sde.domain, classes=classes, **asdict(self.unet))
+                network = UNet(sde.domain, **conditions, **asdict(self.unet))
             else:
-                network = ImageTransformer(sde.domain, classes=classes, **asdict(self.transformer))
+                network = ImageTransformer(sde.domain, **conditions, **asdict(self.transformer))
         return ScoreModel(network, sde), DenoisingScoreMatching(sde, self.weighting)
 
 

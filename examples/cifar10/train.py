@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import sys
 
+import torch
 import tyro
 from config import PRESETS, Config
-from pictures import read
+from pictures import Pictures, read
 from torch.utils.tensorboard import SummaryWriter
 
 from constrained_diffusion import Multistep
@@ -24,11 +25,8 @@ from constrained_diffusion.trainer import Trainer
 GRID = 64
 
 
-def train(config: Config) -> Trainer:
+def train_on(config: Config, pictures: Pictures) -> Trainer:
     """Train up to the plan's last step, from the newest checkpoint if there is one."""
-    import torch
-
-    pictures = read(config.data, download=config.download)
     shape, classes = tuple(pictures.train.shape[1:]), len(pictures.names)
     model, loss = config.build(shape, classes)
     source = ImageSource(
@@ -77,7 +75,8 @@ def train(config: Config) -> Trainer:
 
 def main(arguments: list[str] | None = None) -> None:
     try:
-        train(tyro.extras.overridable_config_cli(PRESETS, args=arguments))
+        config = tyro.extras.overridable_config_cli(PRESETS, args=arguments)
+        train_on(config, read(config.data, download=config.download))
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
