@@ -43,7 +43,7 @@ class Config:
     """A run. The defaults are the published recipe for sample quality (Lou & Ermon 2023, arXiv 2304.04740)."""
 
     data: Path = Path("data/cifar-10-binary.tar.gz")
-    """CIFAR-10 archive (binary or python version), .npz with x, y, or folder of pictures."""
+    """CIFAR-10 archive (binary or python version), .npz with x, y, folder of pictures, or photos (two, to try)."""
     out: Path = Path("out/cifar10")
     """Folder of the run."""
     download: bool = False

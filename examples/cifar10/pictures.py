@@ -1,4 +1,4 @@
-"""Reading images: the CIFAR-10 archives, an ``.npz``, or a folder of picture files.
+"""Reading images: the CIFAR-10 archives, an ``.npz``, a folder of picture files, or two photographs to try things on.
 
 Nothing here executes what it reads: the pickles of the python archive go through an unpickler that knows numpy
 arrays, bytes and numbers only.
@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+PHOTOS = Path("photos")
 PAGE = "https://www.cs.toronto.edu/~kriz/"
 # Of the archives, as the data set's own page lists them (Krizhevsky 2009, "Learning Multiple Layers of Features from
 # Tiny Images"). MD5 tells a damaged file from a whole one; it is no protection against a forged one.
@@ -65,7 +66,8 @@ def read(path: Path, *, download: bool = False, side: int = 32) -> Pictures:
     Args:
         path: a CIFAR-10 archive (binary or python version, packed or unpacked), an ``.npz`` with ``x`` uint8
             ``[n, H, W, C]`` and perhaps ``y`` and a bool mask ``test``, or a folder of picture files, whose
-            subfolders, if any, are classes.
+            subfolders, if any, are classes. ``photos`` stands for 520 pieces of the two photographs that come with
+            scikit-learn.
         download: fetch the archive if it is missing and bears the name of one.
         side: pixels across the pictures of a folder, which are cut square and resized.
 
@@ -73,6 +75,8 @@ def read(path: Path, *, download: bool = False, side: int = 32) -> Pictures:
         FileNotFoundError: there is nothing at ``path``.
         ValueError: what is there cannot be read, with the reason.
     """
+    if path == PHOTOS:
+        return _photos(side)
     if not path.exists():
         if path.name not in MD5:
             raise FileNotFoundError(f"{path} does not exist")
@@ -225,6 +229,21 @@ def _folder(path: Path, side: int) -> Pictures:
     classed = bool(names) and all(p.parent != path for p in files)
     labels = torch.tensor([names.index(p.parent.name) for p in files]) if classed else None
     return _divide(levels, labels, _tenth(len(files)), names if classed else [])
+
+
+def _photos(side: int) -> Pictures:
+    """Square pieces of scikit-learn's two photographs, which are the classes."""
+    from sklearn.datasets import load_sample_images
+
+    photos = load_sample_images()
+    pieces, labels = [], []
+    for label, photo in enumerate(photos.images):
+        rows, columns = (size // side for size in photo.shape[:2])
+        grid = photo[: rows * side, : columns * side].reshape(rows, side, columns, side, 3).swapaxes(1, 2)
+        pieces.append(torch.from_numpy(grid.reshape(-1, side, side, 3).copy()).permute(0, 3, 1, 2))
+        labels += [label] * (rows * columns)
+    names = [Path(name).stem for name in photos.filenames]
+    return _divide(torch.cat(pieces), torch.tensor(labels), _tenth(len(labels)), names)
 
 
 def _tenth(n: int) -> Tensor:
