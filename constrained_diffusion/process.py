@@ -29,6 +29,7 @@ Score = Callable[..., Tensor]
 """``score(x, t, **condition)``: x ``[*batch, *event_shape]``, t ``[*batch]``, to a tensor like x."""
 
 _TABLE_SIZE, _TABLE_POINTS = 32, 512
+_TABLE_ENOUGH = 1 << 15  # coordinates at each noise level, beyond 32 points
 _LEAST_RMS = 1e-8  # of a target, in inverse inradii: one that matters no more, and whose square float32 still holds
 _TABLE_NUMBERS = 1 << 22  # coordinates simulated at a time
 
@@ -140,9 +141,11 @@ class Process(ABC):
         generator = torch.Generator().manual_seed(0)
         grid = torch.linspace(math.log(self.sigma_min), math.log(self.sigma_max), _TABLE_SIZE, dtype=torch.float64)
         values = []
-        at_once = max(1, _TABLE_NUMBERS // (_TABLE_POINTS * self.domain.event_shape.numel()))
+        size = self.domain.event_shape.numel()
+        points = max(32, min(_TABLE_POINTS, _TABLE_ENOUGH // size))
+        at_once = max(1, _TABLE_NUMBERS // (points * size))
         for part in grid.exp().split(at_once):
-            shape = (len(part), _TABLE_POINTS)
+            shape = (len(part), points)
             x0 = self.domain.sample_prior(shape, self.sigma_max, generator=generator, dtype=torch.float64)
             t = self.time(part).clamp(0, 1).unsqueeze(-1).expand(shape)
             x, u = self.noise(x0, t, generator=generator)
