@@ -24,18 +24,18 @@ DEATHS = 9  # two files synced and renamed, each with its folder, then an old ch
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run of 200 steps that nothing interrupted."""
+    """A run of 100 steps that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    trainer(folder, **LONG).run(200, progress=False)
-    return saved(folder, 200)
+    trainer(folder, **LONG).run(100, progress=False)
+    return saved(folder, 100)
 
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """The same run, which ended after 100 steps, and copies of it that were killed while they saved step 150."""
+    """The same run, which ended after 50 steps, and copies of it that were killed while they saved step 75."""
     before, after = tmp_path_factory.mktemp("before"), tmp_path_factory.mktemp("after")
-    trainer(before, **LONG).run(100, progress=False)
-    code = "import sys; from tests.trainings import die_in_turn; print(die_in_turn(*sys.argv[1:3], 10, 150))"
+    trainer(before, **LONG).run(50, progress=False)
+    code = "import sys; from tests.trainings import die_in_turn; print(die_in_turn(*sys.argv[1:3], 10, 75))"
     with start("-c", code, before, after) as process:
         out, err = process.communicate(timeout=100)
     assert process.returncode == 0, err
@@ -46,16 +46,16 @@ def killed(tmp_path_factory):
 @pytest.mark.parametrize("n", range(1, DEATHS + 1))
 def test_killed_while_saving(killed, whole, n):
     folder = killed / str(n)
-    assert steps(folder)[-1] == 150
+    assert steps(folder)[-1] == 75
     with warnings.catch_warnings(record=True) as passed_over:
         warnings.simplefilter("always")
         resumed = trainer(folder, network={"seed": 5}, **LONG)
-    assert resumed.step == (100 if n <= 5 else 150)  # the fifth is the rename of the configuration
+    assert resumed.step == (50 if n <= 5 else 75)  # the fifth is the rename of the configuration
     assert len(passed_over) == (n <= 5)
-    assert all("step-00000150: no saved run" in str(w.message) for w in passed_over)
-    resumed.run(200, progress=False)
-    assert_same(saved(folder, 200), whole)
-    assert steps(folder) == [150, 200]
+    assert all("step-00000075: no saved run" in str(w.message) for w in passed_over)
+    resumed.run(100, progress=False)
+    assert_same(saved(folder, 100), whole)
+    assert steps(folder) == [75, 100]
 
 
 @pytest.mark.parametrize("domain", ["square", "simplex"])
@@ -240,6 +240,12 @@ def test_if_none_can_be_used_each_reason_is_given(folder):
     with pytest.raises(ValueError, match=".*; ".join(reasons)):
         load_averaged(folder, score())
     assert steps(folder) == [4, 6, 8]
+
+
+def test_load_averaged_passes_over_what_is_damaged(folder):
+    truncated(folder / "step-00000008")
+    with pytest.warns(UserWarning, match="damaged"):
+        assert load_averaged(folder, score()) == 6
 
 
 def test_an_empty_folder_starts_anew(tmp_path):

@@ -1,5 +1,6 @@
 """What the tests of the trainer share, here and in the processes that they start: small trainings, and their states."""
 
+import json
 import os
 import shutil
 import signal
@@ -13,7 +14,8 @@ from constrained_diffusion import DenoisingScoreMatching, Hypercube, ReflectedSD
 from constrained_diffusion.checkpoints import load_run
 from constrained_diffusion.losses import Noised, ScoreMatching
 from constrained_diffusion.networks import MLP
-from constrained_diffusion.trainer import Plan, TensorSource, Trainer
+from constrained_diffusion.sources import TensorSource
+from constrained_diffusion.trainer import Plan, Trainer
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"batch_size": 8, "learning_rate": 1e-2, "warm_up": 3, "report_every": 2, "save_every": 2}
@@ -43,6 +45,7 @@ class Fixed(ScoreMatching):
     """Regression at the data themselves, at one time: a loss without any randomness.
 
     Args:
+        sde: the process.
         spoil: a function of the number of evaluations before and the losses ``[B]`` that returns others.
     """
 
@@ -64,18 +67,19 @@ class Fixed(ScoreMatching):
 
 
 class Recorder:
-    """A source that remembers which rows were asked for, and the first random number that came with them."""
+    """A source that remembers which rows were asked for, and the seeds of the generators that came with them."""
 
     def __init__(self, x, **conditions):
         self.inner = TensorSource(x, **conditions)
-        self.rows, self.numbers = [], []
+        self.rows, self.seeds, self.network_seeds = [], [], []
 
     def __len__(self):
         return len(self.inner)
 
     def batch(self, rows, generator):
-        self.rows.append(rows.clone())
-        self.numbers.append(float(torch.rand((), generator=generator)))
+        self.rows.append(rows.tolist())
+        self.seeds.append(generator.initial_seed())
+        self.network_seeds.append(torch.initial_seed())  # that of everything that is given no generator
         return self.inner.batch(rows, generator)
 
 
@@ -107,7 +111,7 @@ def start(*arguments):
     )
 
 
-LONG = {"report_every": 10, "save_every": 50, "keep": 2}
+LONG = {"report_every": 5, "save_every": 25, "keep": 2}
 
 
 def die_in_turn(before, folder, deaths, until):
@@ -149,3 +153,39 @@ def _kill_at(n):
     for name in ("fsync", "unlink", "rmdir"):
         setattr(os, name, deadly(getattr(os, name)))
     Path.replace = deadly(Path.replace)
+
+
+PARALLEL = {"batch_size": 16, "micro_batch": 4, "report_every": 3, "save_every": 3}
+
+
+class _Interrupted(Recorder):
+    """Someone presses Ctrl-C at one of two processes while a batch is drawn."""
+
+    def batch(self, rows, generator):
+        if len(self.rows) == 4 and os.environ["RANK"] == "1":
+            signal.raise_signal(signal.SIGINT)
+        return super().batch(rows, generator)
+
+
+def as_one_of_two(folder):
+    """What each of two processes does: it goes on from step 3, is refused, and is interrupted."""
+    folder, x = Path(folder), points(Hypercube(2), 30)
+    source = Recorder(x)
+    run = trainer(folder / "run", source=source, **PARALLEL)
+    begin = run.step
+    run.run(6, progress=False)
+    report = {"steps": [begin, run.step], "rows": source.rows, "seeds": source.seeds, "refused": []}
+    report["weight"] = run.model.network.enter.weight.tolist()
+    for plan in ({"batch_size": 7}, {"batch_size": 12, "micro_batch": 4}):
+        try:
+            trainer(**plan)
+        except ValueError as error:
+            report["refused"].append(str(error))
+    run = trainer(folder / "stopped", source=_Interrupted(x), **PARALLEL)
+    try:
+        run.run(100, progress=False)
+    except KeyboardInterrupt:
+        report["how"] = "interrupted"
+    report["stopped"] = run.step
+    (folder / f"{run.rank}.json").write_text(json.dumps(report))
+    run.accelerator.end_training()

@@ -1,0 +1,24 @@
+"""Programs of `examples/cifar10` as modules, whose names are too plain to stay."""
+
+import contextlib
+import importlib
+import sys
+from types import SimpleNamespace
+
+from tests.trainings import ROOT
+
+FOLDER = ROOT / "examples" / "cifar10"
+
+
+@contextlib.contextmanager
+def programs(*names):
+    """The modules of these names, for as long as the context lasts."""
+    before = set(sys.modules)
+    sys.path.insert(0, str(FOLDER))
+    try:
+        yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+    finally:
+        sys.path.remove(str(FOLDER))
+        for name in set(sys.modules) - before:
+            if name in {path.stem for path in FOLDER.glob("*.py")}:
+                del sys.modules[name]

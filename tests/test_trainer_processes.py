@@ -1,0 +1,97 @@
+"""A trainer on two processes, in mixed precision, on an accelerator of one's own."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from constrained_diffusion import DenoisingScoreMatching, Hypercube
+from constrained_diffusion.sources import TensorSource
+from constrained_diffusion.trainer import Plan, Trainer
+from tests.trainings import PARALLEL, Recorder, points, saved, score, start, steps, trainer
+
+SQUARE = Hypercube(2)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A run of one process, and reports of two, which went on from where it had done three of its six steps."""
+    folder = tmp_path_factory.mktemp("two")
+    one = Recorder(points(SQUARE, 30))
+    run = trainer(folder / "one", source=one, **PARALLEL)
+    run.run(3, progress=False)
+    shutil.copytree(folder / "one", folder / "run")
+    run.run(6, progress=False)
+    (folder / "script.py").write_text(
+        "import sys\nfrom tests import trainings\n\ntrainings.as_one_of_two(sys.argv[1])\n"
+    )
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    with start(*launch, folder / "script.py", folder) as process:
+        try:
+            out, err = process.communicate(timeout=100)
+        finally:
+            process.kill()
+    assert process.returncode == 0, out + err
+    return folder, one, [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_two_processes_do_what_one_does(two):
+    folder, _, reports = two
+    assert [report["steps"] for report in reports] == [[3, 6], [3, 6]]
+    (tensors, step, history), expected = saved(folder / "run", 6), saved(folder / "one", 6)
+    assert step == 6
+    assert tensors.keys() == expected[0].keys()
+    for name, value in tensors.items():
+        torch.testing.assert_close(value, expected[0][name], rtol=1e-6, atol=1e-7, msg=name)
+    assert [entry[0] for entry in history] == [3, 6]
+    assert [entry[1] for entry in history] == pytest.approx([entry[1] for entry in expected[2]], rel=1e-5)
+    assert reports[0]["weight"] == reports[1]["weight"]  # they stay together to the bit
+
+
+def test_two_processes_share_the_rows(two):
+    _, one, reports = two
+    for name in ("rows", "seeds"):
+        first, second = (report[name] for report in reports)
+        assert len(first) == len(second) == 6
+        assert [part for pair in zip(first, second, strict=True) for part in pair] == getattr(one, name)[12:]
+    assert len({seed for report in reports for seed in report["seeds"]}) == 12
+
+
+def test_what_two_processes_cannot_share_is_refused(two):
+    _, _, reports = two
+    for report in reports:
+        indivisible, uneven = report["refused"]
+        assert "batch_size 7" in indivisible
+        assert "2 processes" in indivisible
+        assert "2 processes cannot share 3 micro-batches" in uneven
+
+
+def test_ctrl_c_at_one_process_ends_both_at_the_same_step(two):
+    folder, _, reports = two
+    assert reports[1]["how"] == "interrupted"
+    assert reports[0]["stopped"] == reports[1]["stopped"] == 3
+    assert steps(folder / "stopped") == [3]
+
+
+def test_an_accelerator_of_ones_own():
+    from accelerate import Accelerator
+
+    accelerator, model = Accelerator(cpu=True), score()
+    source = TensorSource(points(SQUARE, 8))
+    run = Trainer(model, DenoisingScoreMatching(model.sde), source, Plan(batch_size=4), accelerator=accelerator)
+    run.run(1, progress=False)
+    assert run.accelerator is accelerator
+
+
+def test_precision_is_that_of_each_plan():
+    """Trainings of different precision follow each other in one process."""
+    weights = {}
+    for name, precision in (("first", "no"), ("mixed", "bf16"), ("last", "no")):
+        run = trainer(precision=precision, network={"dropout": 0.0})
+        run.run(4, progress=False)
+        weights[name] = run.model.network.enter.weight
+        assert weights[name].dtype == torch.float32
+    assert torch.equal(weights["first"], weights["last"])
+    difference = (weights["first"] - weights["mixed"]).abs().max()
+    assert 1e-7 < difference < 0.1
