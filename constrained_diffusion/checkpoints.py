@@ -54,8 +54,8 @@ def save_run(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tens
     digest = hashlib.sha256(content).hexdigest()
     name = f"weights-{digest[:16]}.safetensors"
     write_atomic(folder / name, content)
-    text = json.dumps({"format": FORMAT, "weights": name, "sha256": digest, **config}, indent=2)
-    write_atomic(folder / _CONFIG, text.encode())
+    values = {"format": FORMAT, "weights": name, "sha256": digest, **config}
+    write_atomic(folder / _CONFIG, json.dumps({**values, "check": _digest(values)}, indent=2).encode())
     for old in folder.glob("weights-*.safetensors"):
         if old.name != name:
             old.unlink(missing_ok=True)
@@ -77,11 +77,14 @@ def load_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise FileNotFoundError(f"no saved run in {folder}: {_CONFIG} is missing")
     try:
         config = json.loads(path.read_text())
+        check = config.pop("check", None)
         version, name, digest = config["format"], config["weights"], config["sha256"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not the configuration of a saved run: {error!r}") from None
     if version != FORMAT:
         raise ValueError(f"{path} has format {version!r}; this version reads {FORMAT}")
+    if check is not None and check != _digest(config):
+        raise ValueError(f"{path} is damaged: its values are not those that were saved")
     weights = folder / Path(name).name
     if not weights.is_file():
         raise ValueError(f"{path} names {name}, which is missing")
@@ -91,8 +94,13 @@ def load_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return config, decode(content)
 
 
+def _digest(values: dict[str, Any]) -> str:
+    """Of a configuration's values, whatever their order and the white space between."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def save_step(folder: str | Path, step: int, config: dict[str, Any], tensors: dict[str, Tensor], *, keep: int) -> None:
-    """Save a run in progress as one of several, ``folder/step-00001000``; of those before, the newest stay.
+    """Save a run in progress as one of several, ``folder/step-00001000``; of those of earlier steps, the newest stay.
 
     Args:
         folder: of all the checkpoints of the run.
@@ -103,7 +111,7 @@ def save_step(folder: str | Path, step: int, config: dict[str, Any], tensors: di
     """
     folder = Path(folder)
     save_run(folder / f"{_STEP}{step:08d}", config, tensors)
-    for old in _steps(folder)[keep:]:
+    for old in [p for p in _steps(folder) if _number(p) < step][keep - 1 :]:
         shutil.rmtree(old, ignore_errors=True)
 
 
@@ -141,7 +149,13 @@ def load_newest(
 
 def _steps(folder: Path) -> list[Path]:
     """The checkpoints in a folder, newest first."""
-    return sorted((p for p in folder.glob(f"{_STEP}*") if p.is_dir()), reverse=True)
+    return sorted((p for p in folder.glob(f"{_STEP}*") if p.is_dir() and _number(p) >= 0), key=_number, reverse=True)
+
+
+def _number(path: Path) -> int:
+    """The step of a checkpoint's folder; -1 if it is none."""
+    digits = path.name.removeprefix(_STEP)
+    return int(digits) if digits.isdecimal() else -1
 
 
 def _sync_folder(folder: Path) -> None:

@@ -110,6 +110,9 @@ def save_grid(levels: Tensor, path: str | Path, *, columns: int = 8, zoom: int =
 
     if levels.dtype != torch.uint8 or levels.ndim != 4 or levels.shape[1] not in (1, 3) or not len(levels):
         raise ShapeError(f"levels must be uint8 [n, 1 or 3, H, W], n > 0; not {levels.dtype} {list(levels.shape)}")
+    for name, value in (("columns", columns), ("zoom", zoom)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
     n, channels, h, w = levels.shape
     columns = min(columns, n)
     rows = -(-n // columns)

@@ -221,7 +221,9 @@ def dequantise(
     if not bool(((whole >= 0) & (whole < bins) & (whole == whole.floor())).all()):
         raise ValueError(f"levels must be whole numbers from 0 to {bins - 1}")
     u = torch.rand(whole.shape, generator=generator, dtype=whole.dtype, device=whole.device)
-    return (low + (high - low) * (whole + u) / bins).clamp(low, high)
+    end = low + (high - low) * (whole + 1) / bins
+    value = torch.minimum(low + (high - low) * (whole + u) / bins, end.nextafter(torch.full_like(end, -math.inf)))
+    return value.clamp(low, high)  # rounding leads neither into the next bin nor out of the box
 
 
 def bits_per_dim(log_prob: Tensor, dim: int, bin_width: float = 1 / 256) -> Tensor:

@@ -11,6 +11,7 @@ gives mixed precision and processes: start a program under ``torchrun`` or ``acc
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -35,8 +36,9 @@ from .training import progress_interval
 
 __all__ = ["Plan", "Trainer", "load_averaged"]
 
+_PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _FREE = ("steps", "compile", "save_every", "keep", "report_every")  # of a plan: what may change when a run is resumed
-_NETWORK, _DATA = 0, 1  # which stream of random numbers
+_NETWORK, _DATA, _ORDER = 0, 1, 2  # which stream of random numbers
 
 
 @dataclass(frozen=True)
@@ -76,17 +78,19 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
-        for name in ("steps", "batch_size", "save_every", "keep", "report_every"):
+        for name in ("steps", "batch_size", "micro_batch", "save_every", "keep", "report_every"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if (value is not None or name != "micro_batch") and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
-        if self.micro_batch is not None and (self.micro_batch < 1 or self.batch_size % self.micro_batch):
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise ValueError(f"seed must be a non-negative integer, not {self.seed!r}")
+        if self.micro_batch is not None and self.batch_size % self.micro_batch:
             raise ValueError(f"micro_batch {self.micro_batch!r} does not divide batch_size {self.batch_size}")
         if not self.learning_rate > 0 or not self.clip > 0:
             raise ValueError(f"learning_rate and clip must be positive, not {self.learning_rate!r}, {self.clip!r}")
         if not 0 <= self.average < 1:
             raise ValueError(f"average must lie in [0, 1), not {self.average!r}")
-        if self.precision not in ("no", "bf16", "fp16"):
+        if self.precision not in _PRECISIONS:
             raise ValueError(f'precision must be "no", "bf16" or "fp16", not {self.precision!r}')
 
     def rate(self, step: int) -> float:
@@ -107,7 +111,7 @@ class Trainer:
         source: the data.
         plan: see :class:`Plan`.
         folder: where checkpoints live, seen by all processes; None for none.
-        accelerator: an ``accelerate.Accelerator`` of one's own; by default one of the plan's precision.
+        accelerator: an ``accelerate.Accelerator`` of one's own; by default a plain one.
 
     Attributes:
         step: gradient steps done.
@@ -133,7 +137,7 @@ class Trainer:
             from accelerate.utils import DistributedDataParallelKwargs
 
             quiet = DistributedDataParallelKwargs(broadcast_buffers=False)  # none of a score model's changes
-            accelerator = Accelerator(mixed_precision=plan.precision, kwargs_handlers=[quiet])
+            accelerator = Accelerator(kwargs_handlers=[quiet])  # precision is the plan's, not the whole program's
         self.accelerator, self.device = accelerator, accelerator.device
         self.processes, self.rank = int(accelerator.num_processes), int(accelerator.process_index)
         if plan.micro_batch is None:
@@ -160,6 +164,8 @@ class Trainer:
         if plan.compile:
             model.network.compile()
         self.model = model
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=plan.precision == "fp16")
+        self._recent: list[Tensor] = []  # losses since the last entry of the curve
         self._wrapped, self._optimiser = accelerator.prepare(model, optimiser)
         self._resume()
 
@@ -202,27 +208,23 @@ class Trainer:
             unit_scale=True,
             mininterval=progress_interval(),
         )
-        recent: list[Tensor] = []
-        with trusted(), torch.random.fork_rng(enabled=True), bar, _Stop() as stop:
-            clock = time.perf_counter()
+        with torch.random.fork_rng(enabled=True), bar, _Stop() as stop:
+            clock, reported = time.perf_counter(), self.step
             while self.step < until and not self._agreed(stop):
-                recent.append(self._gradient_step())
+                self._recent.append(self._gradient_step())
                 self.step += 1
                 bar.update(size)
-                if self.step % self.plan.report_every == 0 or self.step == until:
+                if self.step % self.plan.report_every == 0 or self.step == self.plan.steps:
                     now = time.perf_counter()
-                    mean = self._report(recent, now - clock)
-                    clock = now
-                    recent.clear()
+                    mean = self._report((self.step - reported) * size / (now - clock))
+                    clock, reported = now, self.step
                     bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
                 if self.folder is not None and self.step % self.plan.save_every == 0 and self.step < until:
-                    self._check_finite(recent)
                     self.save()
                 for k, f in (every or {}).items():
                     if self.step % k == 0 and self.rank == 0:
                         f(self)
             if self.folder is not None:
-                self._check_finite(recent)
                 self.save()
         stop.leave()
 
@@ -244,10 +246,12 @@ class Trainer:
             last = part == mine[-1]
             with nullcontext() if last else self.accelerator.no_sync(self._wrapped):
                 value = self._part_loss(part)
-                self.accelerator.backward(value / len(mine))
+                self.accelerator.backward(self._scaler.scale(value / len(mine)))
             total += value.detach() / len(mine)
+        self._scaler.unscale_(self._optimiser)
         self.accelerator.clip_grad_norm_(self.model.parameters(), plan.clip)
-        self._optimiser.step()
+        self._scaler.step(self._optimiser)
+        self._scaler.update()
         self._optimiser.zero_grad(set_to_none=True)
         self._average.update_parameters(self.model)
         return total
@@ -258,8 +262,14 @@ class Trainer:
         torch.manual_seed(self._seed(_NETWORK, self.step, part))
         x, condition = self.source.batch(self._rows(part), generator)
         self.loss.sde.check_data("data", x)
-        noised = self.loss.prepare(x, generator=generator)
-        return self.loss.evaluate(self._wrapped, noised, generator=generator, **condition).mean()
+        with trusted(), self._autocast():
+            noised = self.loss.prepare(x, generator=generator)
+            return self.loss.evaluate(self._wrapped, noised, generator=generator, **condition).mean()
+
+    def _autocast(self) -> torch.autocast:
+        """The plan's precision for what runs under it."""
+        dtype = _PRECISIONS[self.plan.precision]
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
     def _rows(self, part: int) -> Tensor:
         """Rows of the data for one part: the endless stream is one shuffle of all rows after another."""
@@ -272,7 +282,7 @@ class Trainer:
     def _shuffle(self, epoch: int) -> Tensor:
         """The order of the rows in an epoch ``[n]``."""
         if self._order is None or self._order[0] != epoch:
-            generator = Generator().manual_seed(self._seed(_DATA, epoch))
+            generator = Generator().manual_seed(self._seed(_ORDER, epoch))
             self._order = epoch, torch.randperm(len(self.source), generator=generator)
         return self._order[1]
 
@@ -280,16 +290,22 @@ class Trainer:
         """A seed that the plan's and a key decide."""
         return int(np.random.SeedSequence((self.plan.seed, *key)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
-    def _report(self, recent: list[Tensor], seconds: float) -> float:
+    def _report(self, speed: float) -> float:
         """Append to the loss curve; the mean loss over all processes."""
-        self._check_finite(recent)
-        mean = float(self.accelerator.reduce(torch.stack(recent).mean(), "mean"))
-        self.history.append((self.step, mean, len(recent) * self.plan.batch_size / seconds))
+        mean = float(self._gathered().mean())
+        self._recent.clear()
+        self._check_finite(math.isfinite(mean))
+        self.history.append((self.step, mean, speed))
         return mean
 
-    def _check_finite(self, recent: list[Tensor]) -> None:
+    def _gathered(self) -> Tensor:
+        """Losses since the last entry of the curve, of the whole batch."""
+        mine = torch.stack(self._recent) if self._recent else torch.zeros(0, device=self.device)
+        return cast(Tensor, self.accelerator.reduce(mine, "mean")) if len(mine) else mine
+
+    def _check_finite(self, finite: bool) -> None:
         """Refuse to go on, and to save, where training has diverged."""
-        if recent and not bool(torch.stack(recent).isfinite().all()):
+        if not finite:
             raise SolverError(
                 f"the loss is not finite near step {self.step}: lower learning_rate (now {self.plan.learning_rate:g})"
             )
@@ -300,17 +316,20 @@ class Trainer:
         """Write a checkpoint of this step, on the first process; the oldest beyond ``keep`` go."""
         if self.folder is None:
             raise ValueError("this trainer was given no folder")
+        recent = self._gathered()
+        weights = [bool(v.isfinite().all()) for v in self.model.parameters()]
+        self._check_finite(bool(recent.isfinite().all()) and all(weights))
         if self.rank == 0:
             tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
             tensors |= {f"average.{k}": v for k, v in self._average.state_dict().items()}
             state = self._optimiser.state_dict()["state"]
             tensors |= {f"optimiser.{i}.{k}": v for i, entry in state.items() for k, v in entry.items()}
-            scaler = self.accelerator.scaler
             config = {
                 "trainer": self._identity(),
                 "step": self.step,
                 "history": self.history,
-                "scaler": None if scaler is None else scaler.state_dict(),
+                "recent": recent.tolist(),
+                "scaler": self._scaler.state_dict(),
             }
             save_step(self.folder, self.step, config, tensors, keep=self.plan.keep)
         self.accelerator.wait_for_everyone()
@@ -337,8 +356,9 @@ class Trainer:
             entries.setdefault(int(index), {})[key] = value
         groups = self._optimiser.state_dict()["param_groups"]
         self._optimiser.load_state_dict({"state": entries, "param_groups": groups})
-        if config["scaler"] is not None and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(config["scaler"])
+        if config["scaler"]:
+            self._scaler.load_state_dict(config["scaler"])
+        self._recent = list(torch.tensor(config["recent"], device=self.device))
         self.step, self.history = config["step"], [tuple(entry) for entry in config["history"]]
 
     def _check(self, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -349,6 +369,9 @@ class Trainer:
         for name, value in self._identity().items():
             if saved.get(name) != value:
                 raise ValueError(f"it was made with another {name}: {saved.get(name)}, not {value}")
+        for name, kind in (("step", int), ("history", list), ("recent", list), ("scaler", dict)):
+            if not isinstance(config.get(name), kind):
+                raise ValueError(f"it has no {name}")
         shapes = {k: v.shape for k, v in self.model.state_dict().items()}
         if {k: v.shape for k, v in _part(tensors, "model").items()} != shapes:
             raise ValueError("its weights do not fit the network")

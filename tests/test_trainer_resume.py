@@ -150,8 +150,9 @@ def torn_configuration(path):
 def key_lost(key):
     def spoil(path):
         text = (path / "config.json").read_text()
-        assert text.count(f'"{key}"') == 1
-        (path / "config.json").write_text(text.replace(f'"{key}"', f'"{key[:-1]}_"'))
+        assert text.count(f'"{key}"') == text.count('"check"') == 1
+        foreign = text.replace(f'"{key}"', f'"{key[:-1]}_"').replace('"check"', '"unchecked"')
+        (path / "config.json").write_text(foreign)
         return key
 
     spoil.__name__ = f"lost_{key}"
@@ -326,6 +327,15 @@ def test_saving_needs_a_folder():
 # ---------------------------------------------------------------------- signals
 
 
+@pytest.fixture
+def spared():
+    """SIGTERM does not end the tests, should a trainer leave it to whom it was left before."""
+    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("spared")
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_signal_ends_it_after_the_step_with_a_checkpoint(tmp_path, number, error):
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]

@@ -74,10 +74,14 @@ class _ImageNetwork(nn.Module, ABC):
                     if given is not None
                     else f"{name} is missing: the network was built with one"
                 )
+        if label is not None and (label.shape != x.shape[:1] or label.is_floating_point()):
+            raise ShapeError(f"label has shape {list(label.shape)} and {label.dtype}; expected integers [{len(x)}]")
         inputs = [(x - self.shift) / self.scale]
         if image is not None:
-            if image.ndim != 4 or image.shape[1] != self.image_channels:
-                raise ShapeError(f"image has shape {list(image.shape)}; expected [B, {self.image_channels}, h, w]")
+            if image.ndim != 4 or image.shape[:2] != (len(x), self.image_channels):
+                raise ShapeError(
+                    f"image has shape {list(image.shape)}; expected [{len(x)}, {self.image_channels}, h, w]"
+                )
             missing = image.flatten(1).isnan().any(1)[:, None, None, None]
             known = torch.where(missing, 0.0, (image.to(x.dtype) - self.shift) / self.scale)
             known = nn.functional.interpolate(known, size=self.shape[1:], mode="nearest")
@@ -125,8 +129,10 @@ class UNet(_ImageNetwork):
             "classes": classes,
             "image_channels": image_channels,
         }
+        if not multipliers:
+            raise ValueError("multipliers is empty; expected one for each resolution")
         shrink = 2 ** (len(multipliers) - 1)
-        if not multipliers or self.shape[1] % shrink or self.shape[2] % shrink:
+        if self.shape[1] % shrink or self.shape[2] % shrink:
             raise ShapeError(f"images of {list(self.shape[1:])} cannot be halved {len(multipliers) - 1} times")
         attend = [self.shape[2] // 2**level in tuple(attention) for level in range(len(multipliers))]
         groups = next(g for g in (32, 16, 8, 4, 2, 1) if channels % g == 0)

@@ -18,7 +18,7 @@ from super_resolution import FACTOR, enlarge, shrink, train_upsampler
 from torch import Tensor
 from train import train_on
 
-from constrained_diffusion import Multistep
+from constrained_diffusion import EulerMaruyama
 from constrained_diffusion.images import save_grid, to_levels, to_unit
 
 SHOWN = 32
@@ -46,7 +46,7 @@ def draw(config: Config, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator(device).manual_seed(seed)
     classes = len(pictures.names) if config.labels else 0
     condition = {"label": torch.arange(n, device=device) % classes} if classes else {}
-    walk = Multistep(trainer.model.sde, trainer.averaged, steps=25)
+    walk = EulerMaruyama(trainer.model.sde, trainer.averaged, steps=100)
     small = walk.sample(n, generator=generator, condition=condition, device=device).x
     return small, enlarge(upsampler, small, seed=seed + 1)
 

@@ -25,8 +25,8 @@ from constrained_diffusion import (
     Ball,
     DenoisingScoreMatching,
     Domain,
+    EulerMaruyama,
     Hypercube,
-    Multistep,
     ReflectedSDE,
     ScoreModel,
 )
@@ -116,7 +116,7 @@ def run(options: Options) -> tuple[Tensor, float]:
     model, loss = ScoreModel(network, sde), DenoisingScoreMatching(sde, "fidelity")
     trainer = Trainer(model, loss, EncodedSource(source, autoencoder.encode, domain), options.plan, options.out)
     trainer.run()
-    walk = Multistep(sde, trainer.averaged, steps=50)
+    walk = EulerMaruyama(sde, trainer.averaged, steps=100)
     latents = walk.sample(SHOWN, generator=torch.Generator().manual_seed(options.plan.seed)).x
     with torch.no_grad():
         return autoencoder.decode(latents), error

@@ -18,7 +18,7 @@ from config import PRESETS, Config
 from pictures import Pictures, read
 from torch import Generator, Tensor, nn
 
-from constrained_diffusion import Hypercube, Multistep, ScoreModel
+from constrained_diffusion import EulerMaruyama, Hypercube, ScoreModel
 from constrained_diffusion.images import ImageSource, save_grid, to_levels, to_unit
 from constrained_diffusion.trainer import Trainer
 
@@ -51,10 +51,10 @@ def train_upsampler(config: Config, pictures: Pictures) -> ScoreModel:
     return trainer.averaged
 
 
-def enlarge(model: ScoreModel, small: Tensor, *, steps: int = 25, seed: int = 0) -> Tensor:
+def enlarge(model: ScoreModel, small: Tensor, *, steps: int = 100, seed: int = 0) -> Tensor:
     """Large images ``[n, C, H, W]`` whose averages are small ones ``[n, C, H / 4, W / 4]``, in [0, 1]."""
     generator = torch.Generator(small.device).manual_seed(seed)
-    walk = Multistep(model.sde, model, steps=steps)
+    walk = EulerMaruyama(model.sde, model, steps=steps)
     return walk.sample(len(small), generator=generator, condition={"image": small}, device=small.device).x
 
 

@@ -17,7 +17,7 @@ from config import PRESETS, Config
 from pictures import Pictures, read
 from torch.utils.tensorboard import SummaryWriter
 
-from constrained_diffusion import Multistep
+from constrained_diffusion import EulerMaruyama
 from constrained_diffusion.images import ImageSource, save_grid, to_levels
 from constrained_diffusion.plotting import loss_curve, save_figure
 from constrained_diffusion.trainer import Trainer
@@ -55,7 +55,7 @@ def train_on(config: Config, pictures: Pictures) -> Trainer:
     def grid(trainer: Trainer) -> None:
         generator = torch.Generator(trainer.device).manual_seed(config.plan.seed)
         condition = {"label": torch.arange(GRID, device=trainer.device) % classes} if source.labels is not None else {}
-        walk = Multistep(model.sde, trainer.averaged, steps=25)
+        walk = EulerMaruyama(model.sde, trainer.averaged, steps=100)
         samples = walk.sample(GRID, generator=generator, condition=condition, device=trainer.device).x
         levels = to_levels(samples, dequantised=config.dequantise)
         save_grid(levels, config.out / "grids" / f"{trainer.step:08d}.png")
