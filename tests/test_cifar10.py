@@ -283,7 +283,7 @@ def test_samples_are_of_the_averaged_weights(cifar10, run):
         (["--run", "nowhere"], "no run in nowhere"),
         (["--label", "3"], "label 3 is none of the run's 3 classes"),
         (["--label", "-1"], "label -1"),
-        (["--n", "0"], "n "),
+        (["--n", "0"], "n must be"),
         (["--chunk", "0"], "chunk"),
         (["--steps", "0"], "steps"),
         (["--grid", "0"], "grid"),

@@ -6,6 +6,7 @@ arrays, bytes and numbers only.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import pickle
@@ -14,6 +15,7 @@ import tarfile
 import tempfile
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +90,7 @@ def read(path: Path, *, download: bool = False, side: int = 32) -> Pictures:
         return _cifar((p.name, p.read_bytes()) for p in batches) if batches else _folder(path, side)
     if path.suffix == ".npz":
         return _npz(path)
-    if tarfile.is_tarfile(path):
+    if ".tar" in path.suffixes or ".tgz" in path.suffixes or tarfile.is_tarfile(path):
         return _cifar(_members(path))
     raise ValueError(f"{path} is neither a folder, nor an .npz, nor a CIFAR-10 archive")
 
@@ -128,12 +130,18 @@ def check(path: Path, name: str) -> None:
 def _members(path: Path) -> Iterator[tuple[str, bytes]]:
     if path.name in MD5:
         check(path, path.name)
-    with tarfile.open(path) as archive:
-        for member in archive:
-            if member.isfile() and "_batch" in member.name:
-                file = archive.extractfile(member)
-                assert file is not None
-                yield Path(member.name).name, file.read()
+    try:
+        content = path.read_bytes()
+        if content.startswith(b"\x1f\x8b"):  # gzip: unpacked whole, so that its checksum is seen
+            content = gzip.decompress(content)
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            for member in archive:
+                if member.isfile() and "_batch" in member.name:
+                    file = archive.extractfile(member)
+                    assert file is not None
+                    yield Path(member.name).name, file.read()
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
 
 
 def _cifar(files: Iterator[tuple[str, bytes]]) -> Pictures:
@@ -156,10 +164,15 @@ def _binary(name: str, content: bytes) -> tuple[Tensor, Tensor]:
     if not content or len(content) % _RECORD:
         raise ValueError(f"{name} has {len(content)} bytes, no multiple of {_RECORD}: is it torn?")
     rows = torch.frombuffer(bytearray(content), dtype=torch.uint8).reshape(-1, _RECORD)
-    labels = rows[:, 0].long()
-    if int(labels.max()) > 9:
-        raise ValueError(f"{name} has the label {int(labels.max())}: it is no batch of CIFAR-10")
-    return rows[:, 1:].reshape(-1, 3, 32, 32), labels
+    return rows[:, 1:].reshape(-1, 3, 32, 32), _classes(name, rows[:, 0].long())
+
+
+def _classes(name: str, labels: Tensor) -> Tensor:
+    """Labels ``[n]``, which must be those of CIFAR-10."""
+    for label in (int(labels.min()), int(labels.max())):
+        if not 0 <= label < len(NAMES):
+            raise ValueError(f"{name} has the label {label}: it is no batch of CIFAR-10")
+    return labels
 
 
 class _ArraysOnly(pickle.Unpickler):
@@ -182,18 +195,21 @@ class _ArraysOnly(pickle.Unpickler):
 def _pickled(name: str, content: bytes) -> tuple[Tensor, Tensor]:
     try:
         batch = _ArraysOnly(io.BytesIO(content), encoding="bytes").load()
-        data = np.asarray(batch[b"data"], np.uint8).reshape(-1, 3, 32, 32)
-        labels = torch.tensor([int(label) for label in batch[b"labels"]])
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        data, labels = np.asarray(batch[b"data"]), torch.tensor([int(label) for label in batch[b"labels"]])
+        if data.dtype != np.uint8 or data.shape != (len(labels), _RECORD - 1) or not len(data):
+            raise ValueError(f"it holds {data.dtype} {list(data.shape)} and {len(labels)} labels")
+    except Exception as error:
         raise ValueError(f"{name} is no batch of CIFAR-10: {error}") from None
-    return torch.from_numpy(data.copy()), labels
+    return torch.from_numpy(data.reshape(-1, 3, 32, 32).copy()), _classes(name, labels)
 
 
 def _npz(path: Path) -> Pictures:
     try:
+        with zipfile.ZipFile(path):  # an .npy of the wrong name, or no archive at all, is told here
+            pass
         with np.load(path, allow_pickle=False) as file:
             arrays = {k: file[k] for k in ("x", "y", "test") if k in file.files}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     x = arrays.get("x")
     if x is None or x.dtype != np.uint8 or x.ndim not in (3, 4):
@@ -203,6 +219,11 @@ def _npz(path: Path) -> Pictures:
     for name in ("y", "test"):
         if name in arrays and arrays[name].shape != x.shape[:1]:
             raise ValueError(f"{path}: {name} has shape {list(arrays[name].shape)}; expected [{len(x)}]")
+    if not len(x):
+        raise ValueError(f"{path}: x holds no images: it is empty")
+    y = arrays.get("y")
+    if y is not None and (y.dtype.kind not in "iuf" or not (y == np.floor(y)).all() or y.min() < 0):
+        raise ValueError(f"{path}: y must hold whole numbers from 0 on, not {y.dtype} such as {y.flat[0]!r}")
     levels = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
     labels = torch.from_numpy(arrays["y"].astype(np.int64)) if "y" in arrays else None
     held_back = torch.from_numpy(arrays["test"].astype(bool)) if "test" in arrays else _tenth(len(x))

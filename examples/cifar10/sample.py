@@ -79,8 +79,9 @@ def load(run: Path, device: str) -> tuple[Config, ScoreModel, list[str]]:
 def draw(options: Options) -> tuple[Tensor, Tensor | None]:
     """Levels ``[n, C, H, W]`` uint8 and labels ``[n]``; the same whatever the chunk's size does not change."""
     config, model, names = load(options.run, options.device)
-    if options.n < 1 or options.chunk < 1:
-        raise ValueError(f"n and chunk must be positive, not {options.n}, {options.chunk}")
+    for name in ("n", "chunk", "grid"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"{name} must be positive, not {getattr(options, name)}")
     if options.label is not None and not 0 <= options.label < len(names):
         raise ValueError(f"label {options.label} is none of the run's {len(names)} classes")
     if options.guidance and not names:
