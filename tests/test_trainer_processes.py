@@ -6,10 +6,11 @@ import shutil
 import pytest
 import torch
 
-from constrained_diffusion import DenoisingScoreMatching, Hypercube
+from constrained_diffusion import Ball, DenoisingScoreMatching, Hypercube, Polytope, ReflectedSDE, ScoreModel
+from constrained_diffusion.networks import MLP
 from constrained_diffusion.sources import TensorSource
 from constrained_diffusion.trainer import Plan, Trainer
-from tests.trainings import PARALLEL, Recorder, points, saved, score, start, steps, trainer
+from tests.trainings import PARALLEL, Recorder, assert_same, points, saved, score, start, steps, trainer
 
 SQUARE = Hypercube(2)
 
@@ -95,3 +96,34 @@ def test_precision_is_that_of_each_plan():
     assert torch.equal(weights["first"], weights["last"])
     difference = (weights["first"] - weights["mixed"]).abs().max()
     assert 1e-7 < difference < 0.1
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_mixed_precision_goes_on_where_it_was(tmp_path, precision):
+    """With the scale of the loss, which fp16 finds on the way."""
+    trainer(tmp_path / "whole", precision=precision).run(12, progress=False)
+    trainer(tmp_path / "parts", precision=precision).run(6, progress=False)
+    trainer(tmp_path / "parts", precision=precision, network={"seed": 5}).run(12, progress=False)
+    assert_same(saved(tmp_path / "parts", 12), saved(tmp_path / "whole", 12))
+
+
+class Witness(DenoisingScoreMatching):
+    """Denoising that remembers what it noised."""
+
+    def prepare(self, x0, *, generator=None):
+        self.noised = super().prepare(x0, generator=generator)
+        return self.noised
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+@pytest.mark.parametrize("domain", [SQUARE, Polytope.birkhoff(3), Ball(3)], ids=lambda domain: type(domain).__name__)
+def test_precision_is_of_the_network_not_of_the_noise(domain, precision):
+    noised = []
+    for plan in (Plan(batch_size=8), Plan(batch_size=8, precision=precision)):
+        torch.manual_seed(0)
+        model = ScoreModel(MLP(domain, 8, 1), ReflectedSDE(domain))
+        loss = Witness(model.sde)
+        Trainer(model, loss, TensorSource(points(domain)), plan).run(1, progress=False)
+        noised.append(loss.noised)
+    for name in ("x", "target", "t", "weight"):
+        assert torch.equal(*(getattr(one, name) for one in noised)), name

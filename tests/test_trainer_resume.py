@@ -16,6 +16,7 @@ from constrained_diffusion import DenoisingScoreMatching, Hypercube, ReflectedDi
 from constrained_diffusion.checkpoints import load_newest, save_step
 from constrained_diffusion.images import ImageSource
 from constrained_diffusion.networks import UNet
+from constrained_diffusion.sources import TensorSource
 from constrained_diffusion.trainer import Plan, Trainer, load_averaged
 from tests.trainings import LONG, assert_same, saved, score, start, steps, trainer
 
@@ -257,6 +258,17 @@ def test_an_empty_folder_starts_anew(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_a_network_may_be_configured_by_what_json_spells_otherwise(tmp_path):
+    def make():
+        model = score()
+        model.network.config = lambda: {"sizes": (1, 2), "names": {1: "a", 10: "b"}}
+        source = TensorSource(torch.rand(8, 2, generator=torch.Generator().manual_seed(0)))
+        return Trainer(model, DenoisingScoreMatching(model.sde), source, Plan(batch_size=4), tmp_path)
+
+    make().run(1, progress=False)
+    assert make().step == 1
+
+
 def test_what_may_change(folder):
     resumed = trainer(folder, steps=99, save_every=5, keep=1, report_every=7)
     assert resumed.step == 8
@@ -291,6 +303,13 @@ def test_rotation_of_many(tmp_path):
         save_step(tmp_path, step, {"step": step}, {"w": torch.ones(1)}, keep=2)
     assert load_newest(tmp_path, lambda config, tensors: None)[0]["step"] == 2_000_000_000
     assert steps(tmp_path) == [100_000_000, 2_000_000_000]
+
+
+@pytest.mark.parametrize("value", [{2: "a", 10: "b"}, (1, 2), 1e-300, -0.0, "é\u2028", None], ids=repr)
+def test_any_json_comes_back(tmp_path, value):
+    save_step(tmp_path, 1, {"value": value}, {"w": torch.ones(1)}, keep=1)
+    config, _ = load_newest(tmp_path, lambda config, tensors: None)
+    assert config["value"] == json.loads(json.dumps(value))
 
 
 @pytest.mark.parametrize("keep", [1, 3])
