@@ -54,7 +54,7 @@ def save_run(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tens
     digest = hashlib.sha256(content).hexdigest()
     name = f"weights-{digest[:16]}.safetensors"
     write_atomic(folder / name, content)
-    values = {"format": FORMAT, "weights": name, "sha256": digest, **config}
+    values = json.loads(json.dumps({"format": FORMAT, "weights": name, "sha256": digest, **config}))  # as it comes back
     write_atomic(folder / _CONFIG, json.dumps({**values, "check": _digest(values)}, indent=2).encode())
     for old in folder.glob("weights-*.safetensors"):
         if old.name != name:
@@ -84,7 +84,9 @@ def load_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if version != FORMAT:
         raise ValueError(f"{path} has format {version!r}; this version reads {FORMAT}")
     if check is not None and check != _digest(config):
-        raise ValueError(f"{path} is damaged: its values are not those that were saved")
+        raise ValueError(
+            f'{path} is damaged: its values are not those that were saved (delete "check" if they are meant)'
+        )
     weights = folder / Path(name).name
     if not weights.is_file():
         raise ValueError(f"{path} names {name}, which is missing")

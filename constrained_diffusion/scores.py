@@ -6,6 +6,7 @@ May use: torch, the process. A score is any callable ``score(x, t, **condition)`
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from .domains.checks import ShapeError
@@ -25,6 +26,10 @@ class ScoreModel(nn.Module):
     Args:
         network: any module with that call.
         sde: the process.
+
+    Attributes:
+        precision: ``torch.bfloat16`` or ``torch.float16`` for mixed precision within the network, and nowhere else;
+            None (the default) for that of the points.
     """
 
     grid: Tensor
@@ -34,6 +39,7 @@ class ScoreModel(nn.Module):
         super().__init__()
         self.network = network
         self.sde = sde
+        self.precision: torch.dtype | None = None
         grid, values = sde.target_rms_table
         self.register_buffer("grid", grid.float())
         self.register_buffer("log_rms", values.float())
@@ -59,7 +65,9 @@ class ScoreModel(nn.Module):
             v.expand(batch).reshape(-1) for v in (one, one.log(), interpolate_rms(self.grid, self.log_rms, one))
         )
         rows = {k: v.reshape(len(flat), *v.shape[len(batch) :]) for k, v in condition.items()}
-        raw = self.network(flat, log_sigma, **rows)
+        with torch.autocast(x.device.type, self.precision, enabled=self.precision is not None):
+            raw = self.network(flat, log_sigma, **rows)
+        raw = raw if self.precision is None else raw.to(x.dtype)
         if raw.shape != flat.shape:
             raise ShapeError(f"network returned shape {list(raw.shape)}; expected that of x, {list(flat.shape)}")
         v = domain.tangent(flat, raw * scale.reshape(-1, *(1,) * len(domain.event_shape)))

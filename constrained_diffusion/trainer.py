@@ -11,6 +11,7 @@ gives mixed precision and processes: start a program under ``torchrun`` or ``acc
 
 from __future__ import annotations
 
+import json
 import math
 import signal
 import threading
@@ -163,6 +164,7 @@ class Trainer:
         optimiser = torch.optim.Adam(model.parameters(), lr=plan.learning_rate, fused=True)
         if plan.compile:
             model.network.compile()
+        model.precision = _PRECISIONS[plan.precision]  # not that of the average, which was copied before
         self.model = model
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=plan.precision == "fp16")
         self._recent: list[Tensor] = []  # losses since the last entry of the curve
@@ -262,14 +264,9 @@ class Trainer:
         torch.manual_seed(self._seed(_NETWORK, self.step, part))
         x, condition = self.source.batch(self._rows(part), generator)
         self.loss.sde.check_data("data", x)
-        with trusted(), self._autocast():
+        with trusted():
             noised = self.loss.prepare(x, generator=generator)
             return self.loss.evaluate(self._wrapped, noised, generator=generator, **condition).mean()
-
-    def _autocast(self) -> torch.autocast:
-        """The plan's precision for what runs under it."""
-        dtype = _PRECISIONS[self.plan.precision]
-        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
     def _rows(self, part: int) -> Tensor:
         """Rows of the data for one part: the endless stream is one shuffle of all rows after another."""
@@ -338,7 +335,8 @@ class Trainer:
         """What must be the same for a run to go on."""
         plan = {k: v for k, v in asdict(self.plan).items() if k not in _FREE}
         describe = getattr(self.model.network, "config", lambda: None)
-        return {"plan": plan, "process": repr(self.loss.sde), "loss": repr(self.loss), "network": describe()}
+        values = {"plan": plan, "process": repr(self.loss.sde), "loss": repr(self.loss), "network": describe()}
+        return cast(dict[str, Any], json.loads(json.dumps(values)))  # as it comes back from a file
 
     def _resume(self) -> None:
         """Go on from the newest checkpoint that is sound and of this run."""

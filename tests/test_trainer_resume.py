@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import signal
-import threading
-import time
 import warnings
 
 import pytest
@@ -341,83 +339,3 @@ def test_full_disk(tmp_path, monkeypatch, call, keep):
 def test_saving_needs_a_folder():
     with pytest.raises(ValueError, match="no folder"):
         trainer().save()
-
-
-# ---------------------------------------------------------------------- signals
-
-
-@pytest.fixture
-def spared():
-    """SIGTERM does not end the tests, should a trainer leave it to whom it was left before."""
-    before = signal.signal(signal.SIGTERM, lambda number, frame: None)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-@pytest.mark.usefixtures("spared")
-@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-def test_a_signal_ends_it_after_the_step_with_a_checkpoint(tmp_path, number, error):
-    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-    trainer(tmp_path / "whole", report_every=1).run(6, progress=False)
-    run = trainer(tmp_path / "run", report_every=1, save_every=100)
-    with pytest.raises(error) as caught:
-        run.run(6, progress=False, every={3: lambda run: signal.raise_signal(number)})
-    if error is SystemExit:
-        assert caught.value.code == 143
-    assert run.step == 3
-    assert steps(tmp_path / "run") == [3]
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
-    resumed = trainer(tmp_path / "run", report_every=1, network={"seed": 5})
-    assert resumed.step == 3
-    resumed.run(6, progress=False)
-    assert_same(saved(tmp_path / "run", 6), saved(tmp_path / "whole", 6))
-
-
-def test_a_second_ctrl_c_acts_at_once(tmp_path):
-    def twice(run):
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        pytest.fail("it went on")
-
-    run = trainer(tmp_path, save_every=100)
-    with pytest.raises(KeyboardInterrupt):
-        run.run(6, progress=False, every={3: twice})
-    assert steps(tmp_path) == []
-
-
-def test_signals_reach_a_program(tmp_path):
-    """Ctrl-C from outside while it trains, and SIGTERM after it has gone on."""
-    code = (
-        "import sys, time; from pathlib import Path; from tests.trainings import trainer\n"
-        "def run(folder, flag):\n"
-        "    def ready(run): (folder.parent / flag).touch(); time.sleep(0.05)\n"
-        "    trainer(folder, report_every=10, save_every=10**6).run(10**6, every={20: ready})\n"
-        "try: run(Path(sys.argv[1]), 'first')\n"
-        "except KeyboardInterrupt: run(Path(sys.argv[1]), 'second')"
-    )
-    with start("-c", code, tmp_path / "run") as program:
-        try:
-            for flag, number in (("first", signal.SIGINT), ("second", signal.SIGTERM)):
-                deadline = time.monotonic() + 60
-                while not (tmp_path / flag).exists():
-                    assert program.poll() is None, program.communicate()[1]
-                    assert time.monotonic() < deadline
-                    time.sleep(0.01)
-                program.send_signal(number)
-            out, err = program.communicate(timeout=60)
-        finally:
-            program.kill()
-    assert program.returncode == 143, (out, err)
-    first, second = steps(tmp_path / "run")
-    assert 20 <= first < second
-    whole = trainer(tmp_path / "whole", save_every=10**6, report_every=10)
-    for step in (first, second):
-        whole.run(step, progress=False)
-        assert_same(saved(tmp_path / "run", step)[:2], saved(tmp_path / "whole", step)[:2])
-
-
-def test_it_trains_in_a_thread(tmp_path):
-    thread = threading.Thread(target=lambda: trainer(tmp_path).run(2, progress=False))
-    thread.start()
-    thread.join(60)
-    assert steps(tmp_path) == [2]
