@@ -127,24 +127,25 @@ def load_newest(
         check: raises ValueError with the reason if a configuration and tensors cannot be used.
 
     Returns:
-        The configuration and the tensors, on the CPU, or None if there are no checkpoints. Each one passed over
-        is warned of.
+        The configuration and the tensors, on the CPU, or None if no checkpoint was ever finished. Each one passed
+        over is warned of.
 
     Raises:
         ValueError: there are checkpoints, but none can be used; with the reason for each.
     """
-    reasons = []
+    reasons, unfinished = [], True
     for path in _steps(Path(folder)):
         try:
             config, tensors = load_run(path)
             check(config, tensors)
         except (ValueError, OSError) as error:
             reasons.append(f"{path.name}: {error}")
+            unfinished = unfinished and isinstance(error, FileNotFoundError)
             continue
         for reason in reasons:
             warnings.warn(f"checkpoint passed over: {reason}", stacklevel=3)
         return config, tensors
-    if reasons:
+    if reasons and not unfinished:
         raise ValueError(f"no checkpoint in {folder} can be used: {'; '.join(reasons)}")
     return None
 

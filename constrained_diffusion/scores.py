@@ -65,9 +65,11 @@ class ScoreModel(nn.Module):
             v.expand(batch).reshape(-1) for v in (one, one.log(), interpolate_rms(self.grid, self.log_rms, one))
         )
         rows = {k: v.reshape(len(flat), *v.shape[len(batch) :]) for k, v in condition.items()}
-        with torch.autocast(x.device.type, self.precision, enabled=self.precision is not None):
+        if self.precision is None:
             raw = self.network(flat, log_sigma, **rows)
-        raw = raw if self.precision is None else raw.to(x.dtype)
+        else:
+            with torch.autocast(x.device.type, self.precision):
+                raw = self.network(flat, log_sigma, **rows).to(x.dtype)
         if raw.shape != flat.shape:
             raise ShapeError(f"network returned shape {list(raw.shape)}; expected that of x, {list(flat.shape)}")
         v = domain.tangent(flat, raw * scale.reshape(-1, *(1,) * len(domain.event_shape)))

@@ -160,11 +160,12 @@ class Trainer:
         self._order: tuple[int, Tensor] | None = None
         model.to(self.device).train()
         self._average = AveragedModel(model, multi_avg_fn=_ramped_average(plan.average))
-        self._average.module.eval()
+        self.averaged.eval()
+        self.averaged.precision = None
         optimiser = torch.optim.Adam(model.parameters(), lr=plan.learning_rate, fused=True)
         if plan.compile:
             model.network.compile()
-        model.precision = _PRECISIONS[plan.precision]  # not that of the average, which was copied before
+        model.precision = _PRECISIONS[plan.precision]
         self.model = model
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=plan.precision == "fp16")
         self._recent: list[Tensor] = []  # losses since the last entry of the curve

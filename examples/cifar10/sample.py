@@ -77,7 +77,7 @@ def load(run: Path, device: str) -> tuple[Config, ScoreModel, list[str]]:
 
 
 def draw(options: Options) -> tuple[Tensor, Tensor | None]:
-    """Levels ``[n, C, H, W]`` uint8 and labels ``[n]``; the same whatever the chunk's size does not change."""
+    """Levels ``[n, C, H, W]`` uint8 and labels ``[n]``; they depend on the seed and the chunk's size."""
     config, model, names = load(options.run, options.device)
     for name in ("n", "chunk", "grid"):
         if getattr(options, name) < 1:
