@@ -46,9 +46,9 @@ def draw(config: Config, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator(device).manual_seed(seed)
     classes = len(pictures.names) if config.labels else 0
     condition = {"label": torch.arange(n, device=device) % classes} if classes else {}
-    walk = EulerMaruyama(trainer.model.sde, trainer.averaged, steps=100)
+    walk = EulerMaruyama(trainer.model.sde, trainer.averaged, steps=config.grid_steps)
     small = walk.sample(n, generator=generator, condition=condition, device=device).x
-    return small, enlarge(upsampler, small, seed=seed + 1)
+    return small, enlarge(upsampler, small, steps=config.grid_steps, seed=seed + 1)
 
 
 def main(arguments: list[str] | None = None) -> None:

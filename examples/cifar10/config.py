@@ -64,6 +64,8 @@ class Config:
     sigma_max: float = 5.0
     grid_every: int = 5000
     """Steps between two sample grids."""
+    grid_steps: int = 100
+    """Of the sampler that draws them."""
     plan: Plan = field(default_factory=Plan)
 
     def save(self, shape: tuple[int, ...], names: list[str]) -> None:
@@ -146,6 +148,7 @@ PRESETS: dict[str, tuple[str, Config]] = {
             unet=UNetSize(8, (1, 2), 1, (), 0.1),
             dequantise=True,
             grid_every=3,
+            grid_steps=4,
             plan=Plan(steps=3, batch_size=8, micro_batch=4, warm_up=2, save_every=2, report_every=1),
         ),
     ),

@@ -50,6 +50,7 @@ class Options:
     size: int = 64
     """Latent numbers of an image in the ball; in the box they are 4 for each 4 x 4 pixels."""
     autoencoder_steps: int = 3000
+    sampler_steps: int = 100
     plan: Plan = field(
         default_factory=lambda: Plan(steps=4000, learning_rate=1e-3, warm_up=200, average=0.999, save_every=1000)
     )
@@ -116,7 +117,7 @@ def run(options: Options) -> tuple[Tensor, float]:
     model, loss = ScoreModel(network, sde), DenoisingScoreMatching(sde, "fidelity")
     trainer = Trainer(model, loss, EncodedSource(source, autoencoder.encode, domain), options.plan, options.out)
     trainer.run()
-    walk = EulerMaruyama(sde, trainer.averaged, steps=100)
+    walk = EulerMaruyama(sde, trainer.averaged, steps=options.sampler_steps)
     latents = walk.sample(SHOWN, generator=torch.Generator().manual_seed(options.plan.seed)).x
     with torch.no_grad():
         return autoencoder.decode(latents), error

@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
         model = train_upsampler(config, pictures)
         truth = to_unit(pictures.test[:SHOWN]).to(next(model.parameters()).device)
         small = shrink(truth)
-        large = enlarge(model, small)
+        large = enlarge(model, small, steps=config.grid_steps)
         off = float((shrink(large) - small).square().mean().sqrt())
         blocks = small.repeat_interleave(FACTOR, -1).repeat_interleave(FACTOR, -2)
         rows = torch.stack([blocks, large, truth], 1).flatten(0, 1)

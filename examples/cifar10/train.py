@@ -55,7 +55,7 @@ def train_on(config: Config, pictures: Pictures) -> Trainer:
     def grid(trainer: Trainer) -> None:
         generator = torch.Generator(trainer.device).manual_seed(config.plan.seed)
         condition = {"label": torch.arange(GRID, device=trainer.device) % classes} if source.labels is not None else {}
-        walk = EulerMaruyama(model.sde, trainer.averaged, steps=100)
+        walk = EulerMaruyama(model.sde, trainer.averaged, steps=config.grid_steps)
         samples = walk.sample(GRID, generator=generator, condition=condition, device=trainer.device).x
         levels = to_levels(samples, dequantised=config.dequantise)
         save_grid(levels, config.out / "grids" / f"{trainer.step:08d}.png")
