@@ -1,6 +1,6 @@
 """Images as points of the unit cube: batches to train on, levels of grey, and PNG files.
 
-May use: torch, numpy; pillow, imported where a file is read or written.
+May use: torch; pillow, imported where a file is read or written.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -18,7 +17,7 @@ from .checkpoints import write_atomic
 from .domains.checks import ShapeError
 from .likelihood import dequantise
 
-__all__ = ["ImageSource", "save_grid", "to_levels", "to_unit"]
+__all__ = ["ImageSource", "save_grid", "tile", "to_levels", "to_unit"]
 
 
 def to_unit(levels: Tensor) -> Tensor:
@@ -94,6 +93,16 @@ class ImageSource:
         return torch.rand(len(rows), generator=generator, device=generator.device) < share
 
 
+def tile(levels: Tensor, columns: int) -> Tensor:
+    """Images uint8 ``[n, C, H, W]`` as one ``[C, h, w]``, row by row, with a white pixel between."""
+    n, c, h, w = levels.shape
+    rows = -(-n // columns)
+    framed = torch.full((rows * columns, c, h + 1, w + 1), 255, dtype=torch.uint8)
+    framed[:n, :, :h, :w] = levels
+    sheet = framed.reshape(rows, columns, c, h + 1, w + 1).permute(2, 0, 3, 1, 4)
+    return sheet.reshape(c, rows * (h + 1), columns * (w + 1))[:, :-1, :-1]
+
+
 def save_grid(levels: Tensor, path: str | Path, *, columns: int = 8, zoom: int = 2) -> Path:
     """Write images as one PNG, row by row with a pixel between; the file appears whole or not at all.
 
@@ -113,14 +122,8 @@ def save_grid(levels: Tensor, path: str | Path, *, columns: int = 8, zoom: int =
     for name, value in (("columns", columns), ("zoom", zoom)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
-    n, channels, h, w = levels.shape
-    columns = min(columns, n)
-    rows = -(-n // columns)
-    sheet = np.full((rows * (h + 1) - 1, columns * (w + 1) - 1, channels), 255, np.uint8)
-    for i, image in enumerate(levels.permute(0, 2, 3, 1).cpu().numpy()):
-        top, left = i // columns * (h + 1), i % columns * (w + 1)
-        sheet[top : top + h, left : left + w] = image
-    picture = Image.fromarray(sheet.squeeze(-1) if channels == 1 else sheet)
+    sheet = tile(levels.cpu(), min(columns, len(levels))).permute(1, 2, 0).numpy()
+    picture = Image.fromarray(sheet.squeeze(-1) if levels.shape[1] == 1 else sheet)
     content = io.BytesIO()
     picture.resize((picture.width * zoom, picture.height * zoom), Image.Resampling.NEAREST).save(content, "PNG")
     write_atomic(path, content.getvalue())

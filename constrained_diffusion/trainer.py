@@ -6,7 +6,7 @@ is the run that was not, and any number of processes draws what one would. A bat
 (``micro_batch``); processes take turns at them, and gradients are summed over all.
 
 May use: torch, numpy, tqdm, losses, scores, sources, checkpoints; accelerate (imported when a trainer is built), which
-gives mixed precision and processes: start a program under ``torchrun`` or ``accelerate launch`` and it uses them all.
+gives devices and processes: start a program under ``torchrun`` or ``accelerate launch`` and it uses them all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -184,7 +184,8 @@ class Trainer:
         until: int | None = None,
         *,
         progress: bool = True,
-        every: Mapping[int, Callable[[Trainer], None]] | None = None,
+        every: Sequence[tuple[int, Callable[[Trainer], None]]] = (),
+        unit: str = "pt",
     ) -> None:
         """Train up to a step, saving on the way and at the end.
 
@@ -193,7 +194,8 @@ class Trainer:
         Args:
             until: the last step; the plan's by default.
             progress: show a progress bar, on the first process.
-            every: ``{k: f}`` calls ``f(trainer)`` after each k-th step, on the first process: sample grids, logs.
+            every: pairs (k, f) call ``f(trainer)`` after each k-th step, on the first process: sample grids, logs.
+            unit: what the progress bar calls a point.
 
         Raises:
             SolverError: the loss is no longer finite. The newest checkpoint is from before.
@@ -207,7 +209,7 @@ class Trainer:
             total=until * size,
             disable=not (progress and self.rank == 0),
             desc="training",
-            unit="img" if len(self.loss.sde.domain.event_shape) == 3 else "pt",
+            unit=unit,
             unit_scale=True,
             mininterval=progress_interval(),
         )
@@ -224,7 +226,7 @@ class Trainer:
                     bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
                 if self.folder is not None and self.step % self.plan.save_every == 0 and self.step < until:
                     self.save()
-                for k, f in (every or {}).items():
+                for k, f in every:
                     if self.step % k == 0 and self.rank == 0:
                         f(self)
             if self.folder is not None:

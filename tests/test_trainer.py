@@ -192,7 +192,7 @@ def test_training_lowers_the_loss():
 
 def test_until_and_every():
     run, calls = trainer(steps=7), []
-    every = {2: lambda run: calls.append((2, run.step)), 3: lambda run: calls.append((3, run.step))}
+    every = [(2, lambda run: calls.append((2, run.step))), (3, lambda run: calls.append((3, run.step)))]
     run.run(4, progress=False, every=every)
     assert calls == [(2, 2), (3, 3), (2, 4)]
     run.run(4, progress=False, every=every)

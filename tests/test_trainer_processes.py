@@ -36,7 +36,7 @@ def test_a_signal_ends_it_after_the_step_with_a_checkpoint(tmp_path, number, err
     trainer(tmp_path / "whole", report_every=1).run(6, progress=False)
     run = trainer(tmp_path / "run", report_every=1, save_every=100)
     with pytest.raises(error) as caught:
-        run.run(6, progress=False, every={3: lambda run: signal.raise_signal(number)})
+        run.run(6, progress=False, every=[(3, lambda run: signal.raise_signal(number))])
     if error is SystemExit:
         assert caught.value.code == 143
     assert run.step == 3
@@ -56,7 +56,7 @@ def test_a_second_ctrl_c_acts_at_once(tmp_path):
 
     run = trainer(tmp_path, save_every=100)
     with pytest.raises(KeyboardInterrupt):
-        run.run(6, progress=False, every={3: twice})
+        run.run(6, progress=False, every=[(3, twice)])
     assert steps(tmp_path) == []
 
 
@@ -66,7 +66,7 @@ def test_signals_reach_a_program(tmp_path):
         "import sys, time; from pathlib import Path; from tests.trainings import trainer\n"
         "def run(folder, flag):\n"
         "    def ready(run): (folder.parent / flag).touch(); time.sleep(0.05)\n"
-        "    trainer(folder, report_every=10, save_every=10**6).run(10**6, every={20: ready})\n"
+        "    trainer(folder, report_every=10, save_every=10**6).run(10**6, every=[(20, ready)])\n"
         "try: run(Path(sys.argv[1]), 'first')\n"
         "except KeyboardInterrupt: run(Path(sys.argv[1]), 'second')"
     )

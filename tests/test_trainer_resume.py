@@ -279,7 +279,7 @@ def test_what_may_change(folder):
 def test_rotation_keeps_the_newest(tmp_path, keep):
     seen = []
     run = trainer(tmp_path, keep=keep)
-    run.run(10, progress=False, every={1: lambda run: seen.append(steps(tmp_path))})
+    run.run(10, progress=False, every=[(1, lambda run: seen.append(steps(tmp_path)))])
     written = [2, 4, 6, 8, 10]
     assert seen == [[s for s in written if s <= step][-keep:] for step in range(1, 10)] + [written[:-1][-keep:]]
     assert steps(tmp_path) == written[-keep:]

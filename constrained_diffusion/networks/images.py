@@ -30,8 +30,9 @@ class _ImageNetwork(nn.Module, ABC):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, domain: Domain, classes: int, image_channels: int) -> None:
+    def __init__(self, domain: Domain, classes: int, image_channels: int, **size: Any) -> None:
         super().__init__()
+        self._config = {**size, "classes": classes, "image_channels": image_channels}
         if len(domain.event_shape) != 3:
             raise ShapeError(
                 f"an image network needs points [C, H, W]; those of {domain!r} have {list(domain.event_shape)}"
@@ -43,6 +44,10 @@ class _ImageNetwork(nn.Module, ABC):
         x = domain.sample_prior(_POINTS, 1.0, generator=generator, dtype=torch.float64)
         self.register_buffer("shift", x.mean().float())
         self.register_buffer("scale", x.std().float())
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments but the domain."""
+        return dict(self._config)
 
     @property
     def channels_in(self) -> int:
@@ -117,18 +122,10 @@ class UNet(_ImageNetwork):
         classes: int = 0,
         image_channels: int = 0,
     ) -> None:
-        super().__init__(domain, classes, image_channels)
+        size = {"channels": channels, "multipliers": list(multipliers), "blocks": blocks, "attention": list(attention)}
+        super().__init__(domain, classes, image_channels, **size, dropout=dropout)
         from diffusers import UNet2DModel
 
-        self._config = {
-            "channels": channels,
-            "multipliers": list(multipliers),
-            "blocks": blocks,
-            "attention": list(attention),
-            "dropout": dropout,
-            "classes": classes,
-            "image_channels": image_channels,
-        }
         if not multipliers:
             raise ValueError("multipliers is empty; expected one for each resolution")
         shrink = 2 ** (len(multipliers) - 1)
@@ -152,10 +149,6 @@ class UNet(_ImageNetwork):
         )
         nn.init.zeros_(self.unet.conv_out.weight)
         nn.init.zeros_(self.unet.conv_out.bias)
-
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments but the domain."""
-        return dict(self._config)
 
     def body(self, x: Tensor, level: Tensor, label: Tensor | None) -> Tensor:
         """The U-Net's answer ``[B, C, H, W]``."""
@@ -191,18 +184,10 @@ class ImageTransformer(_ImageNetwork):
         classes: int = 0,
         image_channels: int = 0,
     ) -> None:
-        super().__init__(domain, classes, image_channels)
+        size = {"width": width, "depth": depth, "heads": heads, "patch": patch}
+        super().__init__(domain, classes, image_channels, **size, dropout=dropout)
         from diffusers import DiTTransformer2DModel
 
-        self._config = {
-            "width": width,
-            "depth": depth,
-            "heads": heads,
-            "patch": patch,
-            "dropout": dropout,
-            "classes": classes,
-            "image_channels": image_channels,
-        }
         if self.shape[1] != self.shape[2] or self.shape[1] % patch:
             raise ShapeError(f"images must be square and divide into patches of {patch}, not {list(self.shape[1:])}")
         if width % heads:
@@ -223,10 +208,6 @@ class ImageTransformer(_ImageNetwork):
             block.norm1.emb.class_embedder.dropout_prob = 0.0  # labels are hidden by whoever draws the batches
         nn.init.zeros_(self.transformer.proj_out_2.weight)
         nn.init.zeros_(self.transformer.proj_out_2.bias)
-
-    def config(self) -> dict[str, Any]:
-        """The constructor's arguments but the domain."""
-        return dict(self._config)
 
     def body(self, x: Tensor, level: Tensor, label: Tensor | None) -> Tensor:
         """The transformer's answer ``[B, C, H, H]``."""

@@ -14,7 +14,7 @@ import torch
 import tyro
 from config import PRESETS, Config
 from pictures import Pictures, read
-from super_resolution import FACTOR, enlarge, shrink, train_upsampler
+from super_resolution import enlarge, in_turn, shrink, train_upsampler
 from torch import Tensor
 from train import train_on
 
@@ -55,9 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         config = tyro.extras.overridable_config_cli(PRESETS, args=arguments)
         small, large = draw(config, SHOWN)
-        blocks = small.repeat_interleave(FACTOR, -1).repeat_interleave(FACTOR, -2)
-        pairs = torch.stack([blocks, large], 1).flatten(0, 1)
-        picture = save_grid(to_levels(pairs), config.out / "cascade.png", columns=16)
+        picture = save_grid(in_turn(small, large), config.out / "cascade.png", columns=16)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"small and enlarged images in turn: {picture}")

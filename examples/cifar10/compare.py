@@ -30,7 +30,7 @@ from constrained_diffusion import (
     dequantise,
 )
 from constrained_diffusion.checkpoints import write_atomic
-from constrained_diffusion.images import save_grid, to_levels, to_unit
+from constrained_diffusion.images import save_grid, tile, to_levels, to_unit
 
 WAYS = ("reflect", "project", "clip")
 
@@ -55,15 +55,6 @@ class Options:
 def near_face(x: Tensor) -> float:
     """Share of coordinates within 1/255 of a face of the unit cube."""
     return float(((x < 1 / 255) | (x > 254 / 255)).double().mean())
-
-
-def sheet(images: Tensor, columns: int) -> Tensor:
-    """Images uint8 ``[n, C, H, W]`` as one image, row by row, with white between; incomplete rows are left out."""
-    n, c, h, w = images.shape
-    framed = torch.full((n // columns * columns, c, h + 1, w + 1), 255, dtype=torch.uint8)
-    framed[..., :h, :w] = images[: len(framed)]
-    rows = framed.reshape(-1, columns, c, h + 1, w + 1).permute(2, 0, 3, 1, 4)
-    return rows.reshape(c, -1, columns * (w + 1))
 
 
 def compare(options: Options) -> dict[str, dict[str, float]]:
@@ -100,7 +91,7 @@ def compare(options: Options) -> dict[str, dict[str, float]]:
             ).x.clamp(0, 1)
             shares[way][f"weight {weight:g}"] = near_face(x)
             levels = to_levels(x, dequantised=config.dequantise).cpu()[: options.shown]
-            cells.append(sheet(levels, max(1, int(len(levels) ** 0.5))))
+            cells.append(tile(levels, max(1, int(len(levels) ** 0.5))))
             print(f"{way:8s} weight {weight:4g}: {100 * near_face(x):.1f} % of coordinates near a face", flush=True)
     save_grid(torch.stack(cells), options.run / "compare.png", columns=len(options.weights), zoom=1)
     write_atomic(options.run / "compare.json", json.dumps(shares, indent=2).encode())

@@ -58,6 +58,12 @@ def enlarge(model: ScoreModel, small: Tensor, *, steps: int = 100, seed: int = 0
     return walk.sample(len(small), generator=generator, condition={"image": small}, device=small.device).x
 
 
+def in_turn(small: Tensor, *large: Tensor) -> Tensor:
+    """Each small image, drawn as large as the others, and the others after it: uint8 ``[k n, C, H, W]``."""
+    blocks = small.repeat_interleave(FACTOR, -1).repeat_interleave(FACTOR, -2)
+    return to_levels(torch.stack([blocks, *large], 1).flatten(0, 1))
+
+
 def main(arguments: list[str] | None = None) -> None:
     try:
         config = tyro.extras.overridable_config_cli(PRESETS, args=arguments)
@@ -67,9 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
         small = shrink(truth)
         large = enlarge(model, small, steps=config.grid_steps)
         off = float((shrink(large) - small).square().mean().sqrt())
-        blocks = small.repeat_interleave(FACTOR, -1).repeat_interleave(FACTOR, -2)
-        rows = torch.stack([blocks, large, truth], 1).flatten(0, 1)
-        picture = save_grid(to_levels(rows), config.out / "super_resolution.png", columns=12)
+        picture = save_grid(in_turn(small, large, truth), config.out / "super_resolution.png", columns=12)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     print(f"averages of the enlarged images are off by {off:.3f} (root mean square); picture: {picture}")

@@ -61,14 +61,8 @@ def train_on(config: Config, pictures: Pictures) -> Trainer:
         save_grid(levels, config.out / "grids" / f"{trainer.step:08d}.png")
         writer.add_images("samples", levels, trainer.step)
 
-    def watch(trainer: Trainer) -> None:
-        if trainer.step % config.plan.report_every == 0:
-            log(trainer)
-        if trainer.step % config.grid_every == 0:
-            grid(trainer)
-
     try:
-        trainer.run(every={1: watch})
+        trainer.run(every=[(config.plan.report_every, log), (config.grid_every, grid)], unit="img")
     finally:
         if writer is not None:
             writer.close()
