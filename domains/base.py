@@ -374,6 +374,17 @@ class Domain(ABC):
         distance = self.boundary(x)[0].clamp(min=0)
         return torch.cat([scaled, (distance / (distance + sigma)).unsqueeze(-1)], -1)
 
+    def planes(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Features for networks that keep the points' shape, as those for images do: ``[*batch, m, *event_shape]``.
+
+        The default: coordinates scaled to [-1, 1], and in each place the distance to the wall against ``sigma``.
+        """
+        low, high = (b.to(x).reshape(self.event_shape) for b in self.bounding_box)
+        distance = self.boundary(x)[0].clamp(min=0)
+        width = torch.where(high > low, high - low, 1.0)
+        parts = [(x - low) / width * 2 - 1, self._expand(distance / (distance + sigma)).expand_as(x)]
+        return torch.stack(parts, x.ndim - len(self.event_shape))
+
     # ------------------------------------------------------------------ values
 
     def config(self) -> dict[str, Any]:

@@ -121,6 +121,11 @@ class Euclidean(Domain):
         flat = x.flatten(x.ndim - len(self.event_shape))
         return torch.cat([flat / (1 + sigma.unsqueeze(-1)), torch.asinh(flat)], -1)
 
+    def planes(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The same in the points' own shape, ``[*batch, 2, *event_shape]``."""
+        parts = [x / (1 + self._expand(sigma)), torch.asinh(x)]
+        return torch.stack(parts, x.ndim - len(self.event_shape))
+
 
 def event_shape(shape: int | tuple[int, ...]) -> Size:
     """An event shape given as one number or a tuple, checked: at least one positive size."""

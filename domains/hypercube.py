@@ -163,14 +163,21 @@ class Hypercube(Domain):
 
         Where coordinates are few, also some eigenfunctions cos(k pi x), which draw finer detail.
         """
+        parts = self.planes(x, sigma)
+        if self.dim <= _FEW:
+            low, high = self._bounds(x)
+            angle = math.pi * (x - low) / (high - low)
+            k = x.ndim - len(self.event_shape)
+            parts = torch.cat([parts, *(torch.cos(n * angle).unsqueeze(k) for n in (2, 4, 8))], k)
+        return parts.flatten(x.ndim - len(self.event_shape))
+
+    def planes(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Coordinates scaled to [-1, 1], and their distances to both faces against ``sigma``: ``m`` is 3."""
         low, high = self._bounds(x)
-        k = x.ndim - len(self.event_shape)
         s = self._expand(sigma)
         a, b = x - low, high - x
         parts = [(a - b) / (high - low), a / (a + s), b / (b + s)]
-        if self.dim <= _FEW:
-            parts += [torch.cos(n * math.pi * a / (high - low)) for n in (2, 4, 8)]
-        return torch.cat([p.flatten(k) for p in parts], -1)
+        return torch.stack(parts, x.ndim - len(self.event_shape))
 
     def _bounds(self, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
         """The bounds as numbers, or as tensors that fit ``like``."""

@@ -22,7 +22,7 @@ _POINTS = 1024  # of the prior, to see where it lies and how wide it is
 
 
 class _ImageNetwork(nn.Module, ABC):
-    """What both have in common: standardised inputs, noise level, labels, and an image as a condition.
+    """What both have in common: the domain's own inputs, noise level, labels, and an image as a condition.
 
     A subclass is built with the inputs' channels, and answers :meth:`body`.
     """
@@ -39,9 +39,11 @@ class _ImageNetwork(nn.Module, ABC):
             )
         if classes < 0 or image_channels < 0:
             raise ValueError(f"classes and image_channels must not be negative, not {classes}, {image_channels}")
-        self.shape, self.classes, self.image_channels = domain.event_shape, classes, image_channels
+        self.domain, self.classes, self.image_channels = domain, classes, image_channels
+        self.shape = domain.event_shape
         generator = torch.Generator().manual_seed(0)
         x = domain.sample_prior(_POINTS, 1.0, generator=generator, dtype=torch.float64)
+        self.planes = domain.planes(x[:1], torch.ones(1, dtype=x.dtype)).shape[1]
         self.register_buffer("shift", x.mean().float())
         self.register_buffer("scale", x.std().float())
 
@@ -51,8 +53,8 @@ class _ImageNetwork(nn.Module, ABC):
 
     @property
     def channels_in(self) -> int:
-        """Channels of the point, of the image it is conditioned on, and one that tells whether there is one."""
-        return self.shape[0] + (self.image_channels + 1 if self.image_channels else 0)
+        """Features of the point, channels of the image it is conditioned on, one that tells whether there is one."""
+        return self.planes * self.shape[0] + (self.image_channels + 1 if self.image_channels else 0)
 
     @property
     def embeddings(self) -> int:
@@ -81,7 +83,7 @@ class _ImageNetwork(nn.Module, ABC):
                 )
         if label is not None and (label.shape != x.shape[:1] or label.is_floating_point()):
             raise ShapeError(f"label has shape {list(label.shape)} and {label.dtype}; expected integers [{len(x)}]")
-        inputs = [(x - self.shift) / self.scale]
+        inputs = [self.domain.planes(x, log_sigma.exp()).flatten(1, 2)]
         if image is not None:
             if image.ndim != 4 or image.shape[:2] != (len(x), self.image_channels):
                 raise ShapeError(

@@ -125,15 +125,19 @@ def finite(bench: Bench) -> Finding:
     return _listed(list(dict.fromkeys(bad)), f"{tried} points, float32 and float64")
 
 
-@promise("features", "return coordinates of order one, [*batch, k], with the same k for every batch")
+@promise("features", "and planes return numbers of order one, [*batch, k], with the same k for every batch")
 def features(bench: Bench) -> Finding:
+    return together(_features(bench, "features"), _features(bench, "planes"))
+
+
+def _features(bench: Bench, name: str) -> Finding:
     bad, widths, largest = [], set(), 0.0
     for dtype in (torch.float32, DOUBLE):
         for factor in (1e-3, 0.1, 1.0, 3.0):
             x = bench.inside[: bench.few].to(dtype)
             sigma = torch.full((len(x),), factor * bench.scale, dtype=dtype)
-            f = bench.domain.features(x, sigma)
-            widths.add(f.shape[-1])
+            f = getattr(bench.domain, name)(x, sigma)
+            widths.add(f.shape[1])
             largest = max(largest, float(f.abs().max()))
             if not bool(f.isfinite().all()):
                 bad.append(f"not finite at sigma {float(sigma[0]):.2g}")
@@ -141,7 +145,7 @@ def features(bench: Bench) -> Finding:
         bad.append(f"their number changes: {sorted(widths)}")
     if not largest < 100:
         bad.append(f"as large as {largest:.3g}")
-    return _listed(bad, f"{max(widths)} features, at most {largest:.3g}")
+    return _listed(bad, f"{max(widths)} {name}, at most {largest:.3g}")
 
 
 @promise("gradients", "let tangent and damp_normal be differentiable in v: score models train through them")
@@ -205,6 +209,7 @@ def _outputs(bench: Bench, batch: tuple[int, ...], dtype: torch.dtype, x: Tensor
         ("damp_normal", point, lambda: d.damp_normal(x, v, 0.2)),
         ("damp_normal, widths", point, lambda: d.damp_normal(x, v, sigma)),
         ("features", (*batch, m), lambda: d.features(x, sigma)),
+        ("planes", (*batch, m, *event), lambda: d.planes(x, sigma)),
         ("diffuse: point", point, lambda: d.diffuse(x, sigma, generator=g)[0]),
         ("diffuse: target", point, lambda: d.diffuse(x, 0.3 * bench.scale, generator=g)[1]),
         ("noise", point, lambda: d.noise(x, sigma, generator=g)),

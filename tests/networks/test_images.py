@@ -166,16 +166,21 @@ def test_float64(kind, conditions):
 
 
 @KINDS
-def test_the_prior_is_what_inputs_are_measured_by(kind):
+def test_inputs_are_measured_by_the_domain(kind):
     wide = Hypercube((3, 8, 8), low=-10.0, high=30.0)
     unit, scaled = build(kind, image_channels=3).double(), build(kind, wide, image_channels=3).double()
     assert float(unit.shift) == pytest.approx(0.5, abs=0.01)
     assert float(unit.scale) == pytest.approx(1 / math.sqrt(12), rel=0.01)
     x, log_sigma, given = inputs(unit, dtype=torch.float64)
     stretched = {k: 40 * v - 10 for k, v in given.items()}
-    torch.testing.assert_close(
-        scaled(40 * x - 10, log_sigma, **stretched), unit(x, log_sigma, **given), rtol=1e-4, atol=1e-4
-    )
+    seen = []
+    for network in (unit, scaled):
+        network.body = lambda x, level, label: seen.append(x) or x[:, :3]
+    unit(x, log_sigma, **given)
+    scaled(40 * x - 10, log_sigma + math.log(40.0), **stretched)
+    torch.testing.assert_close(*seen, rtol=1e-4, atol=1e-4)
+    assert seen[0].shape[1] == 3 * 3 + 3 + 1
+    assert seen[0].abs().max() < 4
 
 
 @KINDS
@@ -288,3 +293,16 @@ def test_wrong_conditions_are_refused(kind, built, name, given, message):
 def test_what_cannot_be_built_is_refused(kind, domain, options, message):
     with pytest.raises(ValueError, match=message):
         build(kind, domain, **options)
+
+
+def test_the_cube_shows_each_pixels_distances_to_its_faces():
+    x, sigma = torch.rand(5, *CUBE.event_shape, generator=torch.Generator().manual_seed(0)), torch.full((5,), 0.1)
+    planes = CUBE.planes(x, sigma)
+    torch.testing.assert_close(planes, torch.stack([2 * x - 1, x / (x + 0.1), (1 - x) / (1.1 - x)], 1))
+    assert torch.equal(CUBE.features(x, sigma), planes.flatten(1))  # too many for eigenfunctions
+    ball = Ball((3, 4, 4), radius=2.0)
+    inside = ball.sample_prior(5, 1.0)
+    planes = ball.planes(inside, sigma)
+    torch.testing.assert_close(planes[:, 0], inside / 2)
+    gap = 2 - inside.flatten(1).norm(dim=1)
+    torch.testing.assert_close(planes[:, 1], (gap / (gap + 0.1))[:, None, None, None].expand(5, 3, 4, 4))
