@@ -17,7 +17,7 @@ from torch import Tensor
 from .domains import Domain
 from .domains.checks import DomainError, ShapeError, check_inside, check_tensor
 
-__all__ = ["Array", "Kind", "choose_sigma_min", "condition_rows", "to_tensor"]
+__all__ = ["Array", "Kind", "choose_sigma_min", "condition_rows", "to_numbers", "to_tensor"]
 
 Array = NDArray[np.floating] | Tensor
 
@@ -38,10 +38,6 @@ class Kind:
     dtype: str = "float32"
     device: str = "cpu"
 
-    def restore(self, samples: Tensor, domain: Domain) -> Any:
-        """Bring samples to this kind; they are projected once more, to lie inside in its dtype too."""
-        return self.like(domain.project(samples.to(device=self.device, dtype=getattr(torch, self.dtype))))
-
     def like(self, values: Tensor) -> Any:
         """Bring numbers of any shape to this kind."""
         same = values.to(device=self.device, dtype=getattr(torch, self.dtype))
@@ -49,63 +45,73 @@ class Kind:
 
 
 def to_tensor(name: str, x: object, domain: Domain, *, device: torch.device | str | None = None) -> tuple[Tensor, Kind]:
-    """Check data, and bring them to a float32 tensor.
+    """Check data, and bring them to a float64 tensor, which keeps their digits until their units are changed.
 
     Args:
         name: the argument's name, for messages.
-        x: numpy array or tensor of numbers, ``[n, *event_shape]``.
+        x: numpy array, data frame or tensor of numbers, ``[n, *event_shape]``.
         domain: which they must lie in.
         device: where to put them; a tensor stays where it is by default.
 
     Returns:
-        The data as a float32 tensor, and the kind of array they came as (integers count as float32).
+        The data as a float64 tensor, and the kind of array they came as (integers count as float32).
 
     Raises:
         TypeError: not an array of real numbers.
         ShapeError, ValueError: wrong shape, empty, not finite, or outside.
     """
+    wide, kind = to_numbers(name, x, domain.event_shape)
+    _check_rows(name, wide, domain, kind)
+    return wide.to(device or kind.device), kind
+
+
+def to_numbers(name: str, x: object, event_shape: torch.Size) -> tuple[Tensor, Kind]:
+    """Check that data are numbers ``[n, *event_shape]``, wherever they lie; otherwise like :func:`to_tensor`."""
+    x = x.to_numpy() if hasattr(x, "to_numpy") else x  # a data frame
     if isinstance(x, Tensor):
         original = x.detach()
     elif isinstance(x, np.ndarray) and x.dtype.kind in "fiub":
-        original = torch.from_numpy(np.ascontiguousarray(x))
+        original = torch.from_numpy(np.array(x, order="C"))  # a copy: torch warns of arrays that cannot be written
     else:
         what = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
         raise TypeError(f"{name} must be a numpy array or a torch.Tensor of real numbers, not {what}")
     if original.is_complex() or original.dtype == torch.bool:
         raise TypeError(f"{name} must hold real numbers, not {original.dtype}")
     wide = original.double()
-    check_tensor(name, wide, domain.event_shape)
-    if wide.ndim != len(domain.event_shape) + 1:
-        raise ShapeError(
-            f"{name} has shape {list(wide.shape)}; expected [n, {', '.join(map(str, domain.event_shape))}]"
-        )
+    check_tensor(name, wide, event_shape)
+    if wide.ndim != len(event_shape) + 1:
+        raise ShapeError(f"{name} has shape {list(wide.shape)}; expected [n, {', '.join(map(str, event_shape))}]")
     if wide.numel() == 0:
         raise ValueError(f"{name} is empty: shape {list(wide.shape)}")
-    _check_rows(name, wide, domain, original.dtype)
-    inside = domain.project(wide.to(device=device, dtype=torch.float32))
     dtype = original.dtype if original.is_floating_point() else torch.float32
     library = "torch" if isinstance(x, Tensor) else "numpy"
-    return inside, Kind(library, str(dtype).removeprefix("torch."), str(original.device))
+    return wide, Kind(library, str(dtype).removeprefix("torch."), str(original.device))
 
 
-def _check_rows(name: str, wide: Tensor, domain: Domain, dtype: torch.dtype) -> None:
+def _check_rows(name: str, wide: Tensor, domain: Domain, kind: Kind) -> None:
     """Refuse points outside by more than the rounding of the dtype they came in."""
-    precision = torch.finfo(dtype).eps if dtype.is_floating_point else 0.0
+    precision = torch.finfo(getattr(torch, kind.dtype)).eps
     if bool(domain.contains(wide, atol=64 * precision * max(1.0, domain.magnitude)).all()):
         return
     check_inside(domain, name, wide)
     raise DomainError(f"{name} has points outside {domain!r}")
 
 
-def condition_rows(name: str, value: Array | None, n: int, like: Tensor) -> Tensor | None:
-    """Conditions as a float32 tensor ``[n, k]``; one row ``[k]`` serves all, and a row of NaN stands for none."""
+def condition_rows(name: str, value: Array | None, n: int, like: Tensor, length: int | None = None) -> Tensor | None:
+    """Conditions as a float32 tensor ``[n, k]`` on the device of ``like``; a row of NaN stands for none.
+
+    One row ``[k]`` serves all; ``[n]`` numbers are one for each. ``length`` is k where it is known, and decides.
+    """
     if value is None:
         return None
+    value = value.to_numpy(copy=True) if hasattr(value, "to_numpy") else value
     rows = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
     rows = rows.to(device=like.device, dtype=torch.float32)
+    if rows.ndim == 1 and length in (None, 1) and len(rows) == n:  # one number for each, as targets come
+        rows = rows.unsqueeze(1)
     rows = rows.expand(n, -1) if rows.ndim == 1 else rows
-    if rows.ndim != 2 or len(rows) != n:
-        raise ValueError(f"{name} has shape {list(rows.shape)}; expected [{n}, k]")
+    if rows.ndim != 2 or len(rows) != n or length not in (None, rows.shape[1]):
+        raise ShapeError(f"{name} has shape {list(rows.shape)}; expected [{n}, {length or 'k'}]")
     missing = rows.isnan().all(-1, keepdim=True)
     if not bool((rows.isfinite() | missing).all()):
         raise ValueError(f"{name} must be finite, but for rows that are NaN as a whole, which stand for no condition")

@@ -23,11 +23,13 @@ from .latent import decode, encode, interpolate
 from .likelihood import log_prob
 from .losses import LOSSES
 from .networks import MLP, null_condition
+from .parameters import Parameters
 from .process import Process, Score
 from .samplers import EulerMaruyama, Heun, Sampler
 from .scores import ScoreModel
 from .sde import ReflectedSDE
 from .training import Recipe, train
+from .units import Units
 
 __all__ = ["ReflectedDiffusion"]
 
@@ -36,7 +38,7 @@ __all__ = ["ReflectedDiffusion"]
 _REUSE = 3
 
 
-class ReflectedDiffusion:
+class ReflectedDiffusion(Parameters):
     """A generative model of data in a domain, whose samples never leave it.
 
     >>> from constrained_diffusion import Hypercube, ReflectedDiffusion
@@ -52,9 +54,10 @@ class ReflectedDiffusion:
         depth: residual blocks of the default network.
         dropout: of the default network; 0.1 to 0.3 where a thousand points or fewer are all there is.
         process: ``"diffusion"`` (:class:`ReflectedSDE`), or ``"flow"`` (:class:`RectifiedFlow`; convex domains).
-        sigma_min: least noise, in the units of the data; by default from the spacing of the data and their
-            distance from the wall.
-        sigma_max: most noise; by default from the domain's spectral gap.
+        sigma_min: least noise; by default from the spacing of the data and their distance from the wall. Its unit is
+            that of the data, but for boxes whose sides differ, which are mapped to the unit cube, and R^d, where the
+            data are standardised (:meth:`Domain.normalised`).
+        sigma_max: most noise, in the same unit; by default from the domain's spectral gap.
         condition_dropout: share of conditions hidden while training, so that the model can also do without one, and
             be guided; 0 for none.
         loss: ``"denoising"``, or ``"implicit"`` or ``"sliced"``, which need no denoising targets but have more
@@ -64,18 +67,26 @@ class ReflectedDiffusion:
         batch_size: points in each.
         reuse: how many gradient steps each noised point serves; by default 1, or 3 where noise is simulated.
         learning_rate: of Adam.
+        early_stopping: hold back part of the data, stop where their loss no longer falls, and keep the weights with
+            which it was least.
+        validation_fraction: the share held back.
+        patience: how many looks without a lower loss end the training; there are fifty looks in ``steps``.
         seed: of everything random in ``fit`` and of the first ``sample`` after it.
         device: where to train and sample; by default where the data are.
 
     Attributes:
-        sde_: the process, once fitted.
+        sde_: the process, once fitted, over the domain in normal form.
         score_: the :class:`ScoreModel`, once fitted.
+        units_: between the data's units and those of the normal form.
         history_: loss curve, a list of (step, mean loss).
+        validation_history_: loss of the data held back, a list of (step, loss); empty without early stopping.
     """
 
     sde_: Process
     score_: ScoreModel
+    units_: Units
     history_: list[tuple[int, float]]
+    validation_history_: list[tuple[int, float]]
 
     def __init__(
         self,
@@ -95,15 +106,12 @@ class ReflectedDiffusion:
         batch_size: int = 512,
         reuse: int | None = None,
         learning_rate: float = 2e-3,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        patience: int = 10,
         seed: int = 0,
         device: torch.device | str | None = None,
     ) -> None:
-        if not isinstance(domain, Domain):
-            raise TypeError(f"domain must be a Domain such as Hypercube(2), not {type(domain).__name__}")
-        if loss not in LOSSES:
-            raise ValueError(f"loss must be one of {', '.join(map(repr, LOSSES))}, not {loss!r}")
-        if process not in _PROCESSES:
-            raise ValueError(f"process must be one of {', '.join(map(repr, _PROCESSES))}, not {process!r}")
         self.domain = domain
         self.network = network
         self.process: Literal["diffusion", "flow"] = process
@@ -114,7 +122,18 @@ class ReflectedDiffusion:
         self.weighting: Literal["likelihood", "fidelity"] = weighting
         self.steps, self.batch_size, self.learning_rate = steps, batch_size, learning_rate
         self.reuse = reuse
+        self.early_stopping, self.validation_fraction, self.patience = early_stopping, validation_fraction, patience
         self.seed, self.device = seed, device
+        self._check_parameters()
+
+    def _check_parameters(self) -> None:
+        if not isinstance(self.domain, Domain):
+            raise TypeError(f"domain must be a Domain such as Hypercube(2), not {type(self.domain).__name__}")
+        for name, known in (("loss", tuple(LOSSES)), ("process", _PROCESSES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, not {getattr(self, name)!r}")
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction must lie in (0, 1), not {self.validation_fraction!r}")
 
     def __repr__(self) -> str:
         """Domain, and whether it is fitted."""
@@ -124,8 +143,8 @@ class ReflectedDiffusion:
         """Learn the law of the data.
 
         Args:
-            x: data ``[n, *event_shape]`` inside the domain, numpy or torch; computed in float32.
-            condition: one vector for each point ``[n, k]``, or None.
+            x: data ``[n, *event_shape]`` inside the domain, numpy, data frame or torch; computed in float32.
+            condition: one vector for each point ``[n, k]``, or one number ``[n]``; or None. A row of NaN is none.
             progress: show a progress bar.
 
         Returns:
@@ -136,30 +155,49 @@ class ReflectedDiffusion:
             TypeError, ValueError: the data are not of a kind, shape or place that can be used.
             SolverError: training diverged.
         """
-        reuse = self._default_reuse() if self.reuse is None else self.reuse
-        recipe = Recipe(self.steps, self.batch_size, self.learning_rate, reuse=reuse, hide=self.condition_dropout)
-        data, self._kind = to_tensor("x", x, self.domain, device=self.device)
-        rows = condition_rows("condition", condition, len(data), data)
-        least = choose_sigma_min(self.domain, data) if self.sigma_min is None else self.sigma_min
+        self._check_parameters()
+        recipe = self._recipe(self.steps)
+        wide, kind = to_tensor("x", x, self.domain, device=self.device)
+        rows = condition_rows("condition", condition, len(wide), wide)
+        units = Units.of(self.domain, wide)
+        domain, data = units.normal, units.enter(wide)
+        least = choose_sigma_min(domain, data) if self.sigma_min is None else self.sigma_min
         most = self.sigma_max
-        if most is None and not self.domain.spectral_gap > 0:  # no walls: noise as wide as the data
+        if most is None and not domain.spectral_gap > 0:  # no walls: noise as wide as the data
             most = float((data.flatten(1) - data.flatten(1).mean(0)).norm(dim=1).max())
-        sde = self._process(least, most)
-        loss = LOSSES[self.loss](sde, self.weighting)
-        self.history_ = []
-        self.sde_ = sde
-        self.score_ = self._build(sde, 0 if rows is None else rows.shape[1]).to(data.device)
+        sde = self._process(domain, least, most)
+        score = self._build(sde, 0 if rows is None else rows.shape[1]).to(data.device)
+        if rows is not None and isinstance(score.network, MLP):
+            score.network.standardise(rows)
+        self.sde_, self.score_, self.units_, self._kind = sde, score, units, kind
+        self.history_, self.validation_history_ = [], []
         self._generator = torch.Generator(device=data.device).manual_seed(self.seed)
-        train(
-            self.score_,
-            loss,
-            data,
-            recipe if self._condition_dim() else replace(recipe, hide=0.0),
-            generator=self._generator,
-            condition=rows,
-            progress=progress,
-            history=self.history_,
-        )
+        self._train(data, rows, recipe, progress)
+        return self
+
+    def partial_fit(
+        self, x: Array, condition: Array | None = None, *, steps: int | None = None, progress: bool = True
+    ) -> Self:
+        """Train further, on these or other data; a model that is not fitted is started by :meth:`fit`.
+
+        Noise levels, units and the network stay as the first data decided them. The learning rate rises and falls
+        anew.
+
+        Args:
+            x: data as for :meth:`fit`.
+            condition: as for :meth:`fit`, of the same length.
+            steps: gradient steps; the model's own number by default.
+            progress: show a progress bar.
+        """
+        recipe = self._recipe(self.steps if steps is None else steps)
+        if not hasattr(self, "score_"):
+            kept, self.steps = self.steps, recipe.steps
+            try:
+                return self.fit(x, condition, progress=progress)
+            finally:
+                self.steps = kept
+        data, self._kind = self.units_.read("x", x, self._device())
+        self._train(data, self._rows(condition, len(data)), recipe, progress)
         return self
 
     def sample(
@@ -210,7 +248,7 @@ class ReflectedDiffusion:
         for part in _parts(n, batch_size):
             size, extra = part.stop - part.start, _keywords(rows, part)
             done.append(walk.sample(size, generator=generator, condition=extra, progress=progress, device=device).x)
-        return self._kind.restore(torch.cat(done), self.domain)
+        return self.units_.leave(torch.cat(done), self._kind)
 
     def log_prob(
         self, x: Array, condition: Array | None = None, *, batch_size: int = 10_000, seed: int = 0, **options: Any
@@ -228,7 +266,7 @@ class ReflectedDiffusion:
             ``[n]`` in nats, against the domain's volume, of the same kind as ``x``.
         """
         self._check_fitted()
-        data, kind = to_tensor("x", x, self.domain, device=self._device())
+        data, kind = self.units_.read("x", x, self._device())
         rows = self._rows(condition, len(data))
         generator = torch.Generator(device=data.device).manual_seed(seed)
         values = [
@@ -237,7 +275,15 @@ class ReflectedDiffusion:
             ).value
             for part in _parts(len(data), batch_size)
         ]
-        return kind.like(torch.cat(values))
+        return kind.like(torch.cat(values).double() - self.units_.log_det)
+
+    def score_samples(self, x: Array, condition: Array | None = None) -> Any:
+        """Log-density ``[n]`` of each point: :meth:`log_prob` by the name that scikit-learn knows."""
+        return self.log_prob(x, condition)
+
+    def score(self, x: Array, condition: Array | None = None) -> float:
+        """Mean log-density of points in nats, higher for a better model: what searches over parameters compare."""
+        return float(self.log_prob(x, condition).mean())
 
     def encode(self, x: Array, condition: Array | None = None, **options: Any) -> Any:
         """Latents of points ``[n, *event_shape]``, inside the domain and spread as the prior is: :func:`encode`."""
@@ -250,11 +296,11 @@ class ReflectedDiffusion:
     def interpolate(self, x: Array, y: Array, steps: int = 9, condition: Array | None = None, **options: Any) -> Any:
         """Paths ``[steps, n, *event_shape]`` of plausible points from ``x`` to ``y``: :func:`interpolate`."""
         self._check_fitted()
-        begin, kind = to_tensor("x", x, self.domain, device=self._device())
-        end, _ = to_tensor("y", y, self.domain, device=self._device())
+        begin, kind = self.units_.read("x", x, self._device())
+        end, _ = self.units_.read("y", y, self._device())
         extra = _keywords(self._rows(condition, len(begin)), slice(None))
         path = interpolate(self.sde_, self.score_, begin, end, steps, condition=extra, **options)
-        return kind.restore(path, self.domain)
+        return self.units_.leave(path, kind)
 
     def save(self, folder: str | Path) -> None:
         """Save the fitted model in a folder: ``config.json`` and safetensors; either all of it or nothing."""
@@ -263,12 +309,14 @@ class ReflectedDiffusion:
             "model": type(self).__name__,
             "domain": self.domain.config(),
             "arguments": {k: getattr(self, k) for k in _SAVED},
+            "normal": self.units_.normal.config(),
             "sigma": [self.sde_.sigma_min, self.sde_.sigma_max],
             "network": self.score_.network.config() if isinstance(self.score_.network, MLP) else None,
             "kind": {"library": self._kind.library, "dtype": self._kind.dtype},
             "history": self.history_,
+            "validation_history": self.validation_history_,
         }
-        save_run(folder, config, dict(self.score_.state_dict()))
+        save_run(folder, config, {**self.score_.state_dict(), **self.units_.tensors()})
 
     @classmethod
     def load(
@@ -296,7 +344,8 @@ class ReflectedDiffusion:
                 f"{folder} was saved with a network of its own: pass the function that makes it as network="
             )
         model = cls(Domain.from_config(config["domain"]), network=network, device=device, **config["arguments"])
-        model.sde_ = model._process(*config["sigma"])
+        model.units_ = Units.restored(model.domain, config["normal"], tensors)
+        model.sde_ = model._process(model.units_.normal, *config["sigma"])
         model.score_ = model._build(model.sde_, (config["network"] or {}).get("condition_dim", 0))
         try:
             model.score_.load_state_dict(tensors)
@@ -304,6 +353,7 @@ class ReflectedDiffusion:
             raise ValueError(f"the weights in {folder} do not fit the network: {error}") from None
         model.score_.to(device or "cpu").eval()
         model.history_ = [tuple(entry) for entry in config["history"]]
+        model.validation_history_ = [tuple(entry) for entry in config["validation_history"]]
         model._generator = torch.Generator(device=device or "cpu").manual_seed(model.seed)
         model._kind = Kind(**config["kind"])
         return model
@@ -313,16 +363,42 @@ class ReflectedDiffusion:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             if self.network is None:
-                module: nn.Module = MLP(self.domain, self.width, self.depth, condition_dim, self.dropout)
+                module: nn.Module = MLP(sde.domain, self.width, self.depth, condition_dim, self.dropout)
             else:
-                module = self.network(self.domain)
+                module = self.network(sde.domain)
             return ScoreModel(module, sde)
 
-    def _process(self, least: float | None, most: float | None) -> Process:
+    def _process(self, domain: Domain, least: float | None, most: float | None) -> Process:
         """The process, between two sigmas; None leaves one to the domain."""
         if self.process == "flow":
-            return RectifiedFlow(self.domain, most, least)
-        return ReflectedSDE(self.domain, 0.01 if least is None else least, most)
+            return RectifiedFlow(domain, most, least)
+        return ReflectedSDE(domain, 0.01 if least is None else least, most)
+
+    def _recipe(self, steps: int) -> Recipe:
+        reuse = self._default_reuse() if self.reuse is None else self.reuse
+        return Recipe(
+            steps,
+            self.batch_size,
+            self.learning_rate,
+            reuse=reuse,
+            hide=self.condition_dropout,
+            held_back=self.validation_fraction if self.early_stopping else 0.0,
+            patience=self.patience,
+        )
+
+    def _train(self, data: Tensor, rows: Tensor | None, recipe: Recipe, progress: bool) -> None:
+        """Train on points in normal form; the histories go on where they were."""
+        train(
+            self.score_,
+            LOSSES[self.loss](self.sde_, self.weighting),
+            data,
+            recipe if self._condition_dim() else replace(recipe, hide=0.0),
+            generator=self._generator,
+            condition=rows,
+            progress=progress,
+            history=self.history_,
+            validation_history=self.validation_history_,
+        )
 
     def _default_reuse(self) -> int:
         return _REUSE if self.domain.simulates_paths and self.process == "diffusion" else 1
@@ -339,7 +415,7 @@ class ReflectedDiffusion:
         like = torch.empty(0, device=self._device())
         if condition is None and self.condition_dropout and self._condition_dim():
             return null_condition(self._condition_dim()).to(like).expand(n, -1)
-        return condition_rows("condition", condition, n, like)
+        return condition_rows("condition", condition, n, like, self._condition_dim() or None)
 
     def _guided(self, weight: float, rows: Tensor | None) -> Score:
         if not weight:
@@ -352,9 +428,10 @@ class ReflectedDiffusion:
         self, flow: Callable[..., Tensor], name: str, x: Array, condition: Array | None, options: dict[str, Any]
     ) -> Any:
         self._check_fitted()
-        data, kind = to_tensor(name, x, self.domain, device=self._device())
+        data, kind = self.units_.read(name, x, self._device())
         extra = _keywords(self._rows(condition, len(data)), slice(None))
-        return kind.restore(flow(self.sde_, self.score_, data, condition=extra, **options), self.domain)
+        moved = flow(self.sde_, self.score_, data, condition=extra, **options)
+        return self.units_.leave(moved, kind)
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "score_"):
@@ -375,6 +452,9 @@ _SAVED = (
     "batch_size",
     "reuse",
     "learning_rate",
+    "early_stopping",
+    "validation_fraction",
+    "patience",
     "seed",
 )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -18,10 +19,12 @@ from .domains.checks import SolverError, trusted
 from .losses import ScoreMatching
 from .pool import NoisePool
 from .scores import ScoreModel
+from .stopping import HeldBack
 
 __all__ = ["Recipe", "train"]
 
 _REPORT = 50  # steps between two entries of the loss curve
+_LOOKS = 50  # at the data held back, in a run
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,8 @@ class Recipe:
         clip: largest norm of the gradient.
         reuse: how many batches each noised point serves; more than 1 where noise is dear.
         hide: share of conditions replaced by the null token, so that the model also learns to do without.
+        held_back: share of the data not trained on, by whose loss the training ends and the weights are chosen.
+        patience: how many of fifty looks at it, without a lower loss, end the training.
     """
 
     steps: int = 5000
@@ -45,15 +50,19 @@ class Recipe:
     clip: float = 1.0
     reuse: int = 1
     hide: float = 0.0
+    held_back: float = 0.0
+    patience: int = 10
 
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
-        for name in ("steps", "batch_size", "reuse"):
+        for name in ("steps", "batch_size", "reuse", "patience"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
         if not 0 <= self.hide < 1:
             raise ValueError(f"hide must lie in [0, 1), not {self.hide!r}")
+        if not 0 <= self.held_back < 1:
+            raise ValueError(f"held_back must lie in [0, 1), not {self.held_back!r}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate!r}")
 
@@ -73,6 +82,7 @@ def train(
     condition: Tensor | None = None,
     progress: bool = True,
     history: list[tuple[int, float]] | None = None,
+    validation_history: list[tuple[int, float]] | None = None,
 ) -> None:
     """Train a score model in place; it ends with the averaged weights.
 
@@ -84,27 +94,31 @@ def train(
         generator: source of the batches and the noise, on the data's device.
         condition: one row ``[n, k]`` for each point, or None.
         progress: show a progress bar.
-        history: filled with (step, mean loss since the last entry).
+        history: filled with (step, mean loss since the last entry); steps count on from the last entry in it.
+        validation_history: likewise with (step, loss of the data held back).
 
     Raises:
         SolverError: the loss is no longer finite.
         KeyboardInterrupt: as pressed; the averaged weights reached so far are in the model.
     """
-    model.train()
     loss.sde.check_data("x", x)
+    watch, chosen = _hold_back(loss, x, condition, recipe, generator, validation_history)
+    model.train()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(_decay(recipe)))
     optimiser = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, recipe.rate)
     pool = NoisePool(
         loss,
-        x,
-        condition,
+        x[chosen],
+        None if condition is None else condition[chosen],
         batch_size=recipe.batch_size,
         batches=recipe.steps,
         reuse=recipe.reuse,
         generator=generator,
     )
     recent: list[Tensor] = []
+    done = history[-1][0] if history else 0
+    look = max(1, recipe.steps // _LOOKS)
     bar = trange(recipe.steps, disable=not progress, desc="training", mininterval=progress_interval())
     try:
         with trusted(), bar:
@@ -130,11 +144,38 @@ def train(
                         )
                     bar.set_postfix(loss=f"{mean:.4f}", refresh=False)
                     if history is not None:
-                        history.append((step + 1, mean))
+                        history.append((done + step + 1, mean))
+                due = (step + 1) % look == 0 or step + 1 == recipe.steps
+                if watch is not None and due and watch.look(done + step + 1, cast(ScoreModel, average.module)):
+                    break
     finally:
         model.eval()
         if int(average.n_averaged):
             model.load_state_dict(average.module.state_dict())
+        if watch is not None:
+            watch.restore(model)
+
+
+def _hold_back(
+    loss: ScoreMatching,
+    x: Tensor,
+    condition: Tensor | None,
+    recipe: Recipe,
+    generator: Generator,
+    history: list[tuple[int, float]] | None,
+) -> tuple[HeldBack | None, slice | Tensor]:
+    """What watches some of the data, if the recipe wants it, and the rows to train on."""
+    if not recipe.held_back:
+        return None, slice(None)
+    if len(x) < 2:
+        raise ValueError("x has one point: there is nothing to hold back")
+    order = torch.randperm(len(x), generator=generator, device=x.device)
+    size = min(len(x) - 1, max(1, round(recipe.held_back * len(x))))
+    few, others = order[:size], order[size:]
+    rows = None if condition is None else condition[few]
+    return HeldBack(
+        loss, x[few], rows, patience=recipe.patience, seed=generator.initial_seed(), history=history
+    ), others
 
 
 def _hidden(extra: dict[str, Tensor], share: float, generator: Generator) -> dict[str, Tensor]:

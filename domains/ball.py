@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
 from . import ball_kernel
 from .base import Domain, batch_shape
-from .checks import trusted, without_derivative
+from .checks import DomainError, trusted, without_derivative
+from .specs import Extent, numbers, round_outwards
 
 __all__ = ["Ball"]
 
@@ -35,6 +37,10 @@ class Ball(Domain):
 
     has_exact_kernel = True
 
+    specs: ClassVar[dict[str, str]] = {
+        "ball": "vectors of bounded length around zero; radius from all rows, rounded up, or ball:RADIUS"
+    }
+
     def __init__(self, d: int, radius: float = 1.0) -> None:
         if not isinstance(d, int) or d < 2:
             raise ValueError(f"d must be an integer of at least 2, not {d!r} (in one dimension use Hypercube)")
@@ -49,6 +55,22 @@ class Ball(Domain):
         self.spectral_gap = ball_kernel.spectral_gap(d) / self.radius**2
         corner = torch.full((d,), self.radius, dtype=torch.float64)
         self.bounding_box = (-corner, corner)
+
+    @classmethod
+    def from_data(cls, data: Tensor | Extent, spec: str = "ball") -> Ball:
+        """The ball around zero whose radius is the largest length of a point, rounded up; or ``ball:RADIUS``."""
+        extent = Extent.of(data)
+        argument = spec.partition(":")[2]
+        if argument:
+            return cls(len(extent.low), float(numbers(spec, argument, 1)))
+        if not extent.length:
+            raise DomainError("data are all zero: give a radius, such as ball:1")
+        return cls(len(extent.low), round_outwards(0.0, extent.length)[1])
+
+    @property
+    def drawing(self) -> str:
+        """Seen from outside in three dimensions."""
+        return "ball" if self.d == 3 else super().drawing
 
     def contains(self, x: Tensor, atol: float = 0.0) -> Tensor:
         """Whether |x| <= radius, ``[*batch]``."""

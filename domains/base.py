@@ -9,13 +9,17 @@ import operator
 from abc import ABC
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
 
 from . import bridges, damping, paths, probing, symmetrised, values
+from .affine import Affine
 from .checks import check_alike, check_batch, check_finite, check_inside, check_order, check_scale, check_tensor
+
+if TYPE_CHECKING:
+    from .specs import Extent
 
 __all__ = ["Domain"]
 
@@ -59,6 +63,7 @@ class Domain(ABC):
     has_exact_kernel: bool = False
     has_exact_walls: bool = True
 
+    specs: ClassVar[dict[str, str]] = {}  # words that from_data reads, and what each needs (see specs)
     _registry: ClassVar[dict[str, type[Domain]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -75,6 +80,14 @@ class Domain(ABC):
     def simulates_paths(self) -> bool:
         """Whether noise comes from simulated paths: that costs a hundred times a closed form, so it is used again."""
         return not self.has_exact_kernel
+
+    @property
+    def drawing(self) -> str:
+        """How pictures show points: ``"plane"``, ``"corner"`` (pairs of coordinates), or what a domain says of itself.
+
+        Those are ``"ternary"`` (a triangle), ``"parts"`` (a histogram each), ``"ball"`` (around 0, seen from outside).
+        """
+        return "plane" if self.event_shape == (2,) and self.dim == 2 else "corner"
 
     # ------------------------------------------------------------------ geometry
 
@@ -362,6 +375,45 @@ class Domain(ABC):
             return self.sample_heat_kernel(x0, sigma, generator=generator)
         return self.diffuse(x0, sigma, generator=generator)[0]
 
+    # ------------------------------------------------------------------ units
+
+    def normalised(self, x: Tensor) -> tuple[Domain, Affine | None]:
+        """The domain in units in which one ``sigma`` suits all coordinates, for models of data ``x``.
+
+        Args:
+            x: data inside, ``[n, *event_shape]``.
+
+        Returns:
+            A domain, and the map from it to this one; or this one and None, the default, where nothing is gained.
+        """
+        return self, None
+
+    def covering(self, x: Tensor, margin: float = 0.0) -> Affine:
+        """A change of units by which data of any size lie inside.
+
+        The default, for solid sets, takes the ball around the middle of the data into a ball that fits inside.
+
+        Args:
+            x: data, ``[n, *event_shape]``.
+            margin: share of the ball's radius (of boxes: of each side) that stays empty at the wall, in [0, 1).
+
+        Returns:
+            The map from the domain to the data's units; its inverse takes ``x`` inside.
+
+        Raises:
+            NotImplementedError: the domain is a flat set, in which such a map would not stay.
+        """
+        if self.dim != self.event_shape.numel():
+            raise NotImplementedError(f"{self!r} is flat: bring data into it by what they mean, such as a division")
+        points = self.sample_uniform(1024, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        depth = self.boundary(points)[0]
+        centre, radius = points[depth.argmax()], float(depth.max()) * (1 - margin)
+        wide = x.double().cpu()
+        middle = (wide.amin(0) + wide.amax(0)) / 2
+        size = float((wide - middle).flatten(1).norm(dim=1).max()) or radius
+        scale = size / radius
+        return Affine(middle - scale * centre, torch.full_like(middle, scale))
+
     # ------------------------------------------------------------------ networks
 
     def features(self, x: Tensor, sigma: Tensor) -> Tensor:
@@ -395,6 +447,26 @@ class Domain(ABC):
     def from_config(config: dict[str, Any]) -> Domain:
         """Rebuild a domain from :meth:`config`; its class must have been imported."""
         return values.build(config, Domain._registry)
+
+    @classmethod
+    def from_data(cls, data: Tensor | Extent, spec: str = "") -> Domain:
+        """A domain of this kind that suits data, for those that are chosen by a word.
+
+        Args:
+            data: points ``[n, k]``, or what one pass over them told. What a spec leaves open is chosen so that all
+                of them lie inside.
+            spec: one of the words in ``specs``, and after a colon what it needs, such as ``"box:0,1"``.
+
+        Raises:
+            NotImplementedError: this kind has no such word; the default.
+            ValueError: the data cannot lie in such a domain, or the spec cannot be read.
+        """
+        raise NotImplementedError(f"{cls.__name__} is not chosen by data: make one with its constructor")
+
+    @staticmethod
+    def registered() -> tuple[type[Domain], ...]:
+        """All classes of domains that are imported."""
+        return tuple(Domain._registry.values())
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Domain:
         """A copy whose tensors lie on ``device`` in ``dtype``."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Size, Tensor
 
+from .affine import Affine
 from .base import Domain, batch_shape
+from .specs import Extent
 
 __all__ = ["Euclidean"]
 
@@ -24,6 +26,8 @@ class Euclidean(Domain):
 
     has_exact_kernel = True
 
+    specs: ClassVar[dict[str, str]] = {"euclidean": "any numbers: there are no walls"}
+
     def __init__(self, shape: int | tuple[int, ...]) -> None:
         self.event_shape = event_shape(shape)
         self.shape = tuple(self.event_shape)
@@ -31,6 +35,13 @@ class Euclidean(Domain):
         self.log_volume = math.inf
         self.spectral_gap = 0.0
         self.inradius = self.diameter = math.inf
+
+    @classmethod
+    def from_data(cls, data: Tensor | Extent, spec: str = "euclidean") -> Euclidean:
+        """The space that data lie in."""
+        if spec.partition(":")[2]:
+            raise ValueError(f"{spec}: euclidean has no bounds and takes no argument")
+        return cls(len(Extent.of(data).low))
 
     def contains(self, x: Tensor, atol: float = 0.0) -> Tensor:
         """True ``[*batch]`` for finite points."""
@@ -115,6 +126,12 @@ class Euclidean(Domain):
         share, spread = (less / scale) ** 2, less * (1 - (less / scale) ** 2).sqrt()
         z = self.sample_noise(x, generator=generator)
         return x0 + self._expand(share) * (x - x0) + self._expand(spread) * z
+
+    def normalised(self, x: Tensor) -> tuple[Domain, Affine | None]:
+        """The same space, in which the data have mean zero and standard deviation one in each coordinate."""
+        wide = x.double().cpu()
+        spread = wide.std(0, correction=0)
+        return self, Affine(wide.mean(0), torch.where(spread > 0, spread, 1.0))
 
     def features(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Coordinates divided by the noisy data's scale, ``[*batch, dim]``, and on a compressed scale without it."""

@@ -7,7 +7,9 @@ system {x : A x <= b, A_eq x = b_eq} becomes: the affine hull, facets of unit le
 from __future__ import annotations
 
 import math
+import zipfile
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -251,6 +253,19 @@ def _linear_program(c: Array, A: Array, b: Array) -> Any:
     if answer.status != 0:
         raise SolverError(f"a linear program on the polytope failed ({answer.message}): rescale A and b")
     return answer
+
+
+def read_file(path: Path) -> dict[str, Array]:
+    """The arrays A, b, and if there are A_eq, b_eq of an NPZ file; ValueError says what is wrong with it."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: np.asarray(file[name]) for name in ("A", "b", "A_eq", "b_eq") if name in file}
+    except (ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is torn, or no NPZ file of numbers: {error}") from None
+    for name, other in (("A", "b"), ("b", "A"), ("A_eq", "b_eq"), ("b_eq", "A_eq")):
+        if name not in found and (name in "Ab" or other in found):
+            raise ValueError(f"{path} has no array {name!r}: save A and b, and A_eq and b_eq if there are equalities")
+    return found
 
 
 def read(A: Any, b: Any, name: str, n: int | None = None) -> tuple[Array, Array]:

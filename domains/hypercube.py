@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
 from . import interval
+from .affine import Affine
 from .base import Domain, batch_shape
-from .checks import ShapeError, check_scale
+from .checks import DomainError, ShapeError, check_scale
 from .euclidean import event_shape
+from .specs import Extent, numbers, round_outwards
 
 __all__ = ["Hypercube"]
 
@@ -40,6 +43,11 @@ class Hypercube(Domain):
 
     wall_curvature = (0.0, 0.0)
 
+    specs: ClassVar[dict[str, str]] = {
+        "box": "columns that vary; bounds from all rows, rounded outwards, or box:LOW,HIGH (--low, --high: by column)",
+        "cube": "numbers between 0 and 1",
+    }
+
     def __init__(self, shape: int | tuple[int, ...], low: Bound = 0.0, high: Bound = 1.0) -> None:
         self.event_shape = event_shape(shape)
         self.shape = tuple(self.event_shape)
@@ -56,6 +64,36 @@ class Hypercube(Domain):
         self.log_volume = float(sides.log().sum())
         self.spectral_gap = (math.pi / float(sides.max())) ** 2
         self.inradius = float(sides.min()) / 2
+
+    @classmethod
+    def from_data(cls, data: Tensor | Extent, spec: str = "box") -> Hypercube:
+        """The box around data, rounded outwards; ``box:LOW,HIGH``, numbers for each side ``box:a,b;c,d``, or ``cube``.
+
+        Either side of the semicolon may be left out, and is then chosen by the data.
+        """
+        extent = Extent.of(data)
+        word, _, argument = spec.partition(":")
+        count = len(extent.low)
+        if word == "cube":
+            if argument:
+                raise ValueError(f"{spec}: cube is the unit cube and takes no bounds; write box:{argument}")
+            return cls(count)
+        sides = argument.split(";") if ";" in argument else argument.split(",") if argument else ["", ""]
+        if len(sides) != 2:
+            raise ValueError(f"{spec}: write box:LOW,HIGH, or give --low and --high with one number for each column")
+        given = [numbers(spec, side, count) if side else None for side in sides]
+        low, high = (x if g is None else g for x, g in zip((extent.low, extent.high), given, strict=True))
+        if given[0] is None or given[1] is None:
+            flat = (low >= high).nonzero()
+            if len(flat):
+                i = int(flat[0])
+                a, b = float(low[i]), float(high[i])
+                what = f"is constant ({a:g})" if a == b else f"has no room from {a:g} to {b:g}"
+                raise DomainError(f"{extent.names[i]} {what}: leave it out, or give its bounds (--low, --high)")
+        around = torch.tensor(
+            [round_outwards(*pair) for pair in zip(low.tolist(), high.tolist(), strict=True)], dtype=torch.float64
+        ).T
+        return cls(count, *(x if g is None else g for x, g in zip(around, given, strict=True)))
 
     @cached_property
     def bounding_box(self) -> tuple[Tensor, Tensor]:
@@ -157,6 +195,24 @@ class Hypercube(Domain):
         """Exact draws: each coordinate's path unfolds to a Brownian bridge on the line, to an image of ``x``."""
         x, x0, scale, less = self._check_bridge(x, x0, below, sigma)
         return interval.bridge(x0, x, *self._bounds(x), self._expand(less), self._expand(scale), generator)
+
+    def normalised(self, x: Tensor) -> tuple[Domain, Affine | None]:
+        """The unit cube, if the sides differ: noise that blurs the shortest would never reach across the longest."""
+        low, high = self.bounding_box
+        sides = high - low
+        if bool((sides == sides.flatten()[0]).all()):
+            return self, None
+        return Hypercube(self.shape), Affine(low, sides)
+
+    def covering(self, x: Tensor, margin: float = 0.0) -> Affine:
+        """Each coordinate's range fills its side, but for a margin at both ends."""
+        low, high = self.bounding_box
+        wide = x.double().cpu()
+        least, most = wide.amin(0), wide.amax(0)
+        width = torch.where(most > least, most - least, 1.0)
+        least = torch.where(most > least, least, least - width / 2)
+        scale = width / ((high - low) * (1 - 2 * margin))
+        return Affine(least - scale * (low + margin * (high - low)), scale)
 
     def features(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Coordinates scaled to [-1, 1], and each one's distances to its faces against ``sigma``.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from .checks import ShapeError
 from .euclidean import event_shape
 from .mixing import Mixing, mix
 from .nearest import nearest
+from .specs import Extent
 from .volume import log_volume_by_phases
 
 __all__ = ["Polytope"]
@@ -51,6 +53,10 @@ class Polytope(Domain):
 
     wall_curvature = (0.0, 0.0)
 
+    specs: ClassVar[dict[str, str]] = {
+        "polytope": "A x <= b: polytope:FILE.npz with arrays A and b, and if there are equalities A_eq and b_eq"
+    }
+
     def __init__(self, A: Any, b: Any, A_eq: Any = None, b_eq: Any = None, shape: int | tuple[int, ...] | None = None):
         rows, values = halfspaces.read(A, b, "A")
         n = rows.shape[1]
@@ -70,6 +76,18 @@ class Polytope(Domain):
         self.b_eq = torch.from_numpy(system.level) if len(system.hull) else None
         self.centre = torch.from_numpy(system.centre).reshape(self.event_shape)
         self._slack = torch.from_numpy(system.b - system.A @ system.centre)
+
+    @classmethod
+    def from_data(cls, data: Tensor | Extent, spec: str = "polytope") -> Polytope:
+        """``polytope:FILE.npz``: the constraints are read from a file, and have a column for each of the data's."""
+        path = spec.partition(":")[2]
+        if not path.endswith(".npz"):
+            raise ValueError(f"{spec}: write polytope:FILE.npz, a file with arrays A and b (A x <= b)")
+        found = halfspaces.read_file(Path(path))
+        domain = cls(found["A"], found["b"], found.get("A_eq"), found.get("b_eq"))
+        if domain.shape != (len(Extent.of(data).low),):
+            raise ShapeError(f"{path}: A has {domain.shape[0]} columns, the data {len(Extent.of(data).low)}")
+        return domain
 
     @classmethod
     def birkhoff(cls, n: int) -> Self:

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Generator, Tensor
 
+from .affine import Affine
 from .base import Domain
 from .checks import ShapeError, check_alike, check_batch, check_scale, check_tensor, trusted
 
@@ -263,6 +264,18 @@ class Product(Domain):
         """Noise points without targets, each part in its factor's own way; ``[*batch, D]``."""
         x0, scale = self._check_noising(x0, sigma)
         return self.join(*self._each(lambda f, p0: f.noise(p0, scale, generator=generator), x0))
+
+    def normalised(self, x: Tensor) -> tuple[Domain, Affine | None]:
+        """The product of the factors' normal forms."""
+        each = [f.normalised(p) for f, p in zip(self.factors, self.split(x), strict=True)]
+        if all(change is None for _, change in each):
+            return self, None
+        changes = [c or Affine.identity(f.event_shape) for f, c in each]
+        return Product(*(f for f, _ in each)), Affine.joined(changes)
+
+    def covering(self, x: Tensor, margin: float = 0.0) -> Affine:
+        """The factors' maps, side by side."""
+        return Affine.joined(f.covering(p, margin) for f, p in zip(self.factors, self.split(x), strict=True))
 
     def features(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The factors' features side by side, ``[*batch, k]``."""

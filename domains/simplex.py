@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Generator, Tensor
 
 from . import billiard, damping, interval, permanent, spectral, triangle, tridiagonal
 from .base import Domain, batch_shape
-from .checks import check_scale
+from .checks import DomainError, check_scale
+from .specs import Extent
 
 __all__ = ["Simplex"]
 
@@ -42,6 +43,11 @@ class Simplex(Domain):
     """
 
     wall_curvature = (0.0, 0.0)
+
+    specs: ClassVar[dict[str, str]] = {
+        "simplex": "parts of a whole: none negative, each row sums to one (--total 100: to 100); "
+        "or simplex:euclidean, simplex:cumulative (the metric of the noise)"
+    }
 
     def __init__(self, n: int, metric: Metric | None = None) -> None:
         if not isinstance(n, int) or n < 2:
@@ -65,6 +71,23 @@ class Simplex(Domain):
             self.diameter = math.sqrt(2)
             self.inradius = 1 / math.sqrt(n * (n - 1))
 
+    @classmethod
+    def from_data(cls, data: Tensor | Extent, spec: str = "simplex") -> Simplex:
+        """The simplex of as many parts as data have columns; ``simplex:METRIC`` names the metric."""
+        extent = Extent.of(data)
+        metric = spec.partition(":")[2] or None
+        if metric not in ("euclidean", "cumulative", None):
+            raise ValueError(f"{spec}: the metric is euclidean or cumulative, not {metric!r}")
+        domain = cls(len(extent.low), cast(Metric | None, metric))
+        rounding = 64 * torch.finfo(torch.float64).eps * math.sqrt(domain.n)
+        if float(extent.low.min()) < -rounding:
+            i = int(extent.low.argmin())
+            raise DomainError(f"{extent.names[i]} has negative values (least {extent.low[i]:g}): no parts of a whole")
+        least, most = extent.totals
+        if max(abs(least - 1), abs(most - 1)) > rounding:
+            raise DomainError(_cure(least, most))
+        return domain
+
     @cached_property
     def spectral_gap(self) -> float:
         """pi^2 for partial sums; for three parts and fewer exact; otherwise an estimate, some tenth below the gap."""
@@ -76,6 +99,11 @@ class Simplex(Domain):
     def simulates_paths(self) -> bool:
         """In the Euclidean metric with more than three parts."""
         return not self._cumulative and self.n > 3
+
+    @property
+    def drawing(self) -> str:
+        """A triangle for three parts, otherwise each part by itself."""
+        return "ternary" if self.n == 3 else "parts"
 
     # ------------------------------------------------------------------ geometry
 
@@ -298,3 +326,16 @@ class Simplex(Domain):
         """Remove the rounding errors of a point that is inside."""
         x = x.clamp(min=0)
         return x / x.sum(-1, keepdim=True)
+
+
+def _cure(least: float, most: float) -> str:
+    """What to do with rows that do not sum to one."""
+    middle = (least + most) / 2
+    whole = float(f"{middle:.3g}")
+    if middle > 0 and most - least <= 0.02 * middle:
+        return f"rows sum to {_span(least, most)}, not to one: --total {whole:g} divides each row by its sum"
+    return f"rows sum to {_span(least, most)}: compositions have one common sum (a box takes any columns)"
+
+
+def _span(least: float, most: float) -> str:
+    return f"{least:.8g}" if f"{least:.8g}" == f"{most:.8g}" else f"{least:.8g} .. {most:.8g}"

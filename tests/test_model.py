@@ -89,7 +89,7 @@ def test_conditional():
     for c in (0.0, 1.0):
         y = model.sample(200, condition=torch.tensor([c]), steps=50)
         assert float((y - 0.2 - 0.6 * c).abs().median()) < 0.06
-    with pytest.raises(ValueError, match=r"condition has shape \[3, 1\]; expected \[200, k\]"):
+    with pytest.raises(ValueError, match=r"condition has shape \[3, 1\]; expected \[200, 1\]"):
         model.sample(200, condition=np.zeros((3, 1)))
     both = model.sample(400, steps=50)  # the condition is missing: both sides
     assert float((both < 0.5).float().mean()) == pytest.approx(0.5, abs=0.2)

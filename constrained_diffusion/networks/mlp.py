@@ -30,6 +30,9 @@ class MLP(nn.Module):
         dropout: share of hidden units left out while training; more where data are few.
     """
 
+    condition_shift: Tensor
+    condition_scale: Tensor
+
     def __init__(
         self, domain: Domain, width: int = 256, depth: int = 3, condition_dim: int = 0, dropout: float = 0.0
     ) -> None:
@@ -43,6 +46,17 @@ class MLP(nn.Module):
         self.leave = nn.Linear(width, domain.event_shape.numel())
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
+        if condition_dim:
+            self.register_buffer("condition_shift", torch.zeros(condition_dim))
+            self.register_buffer("condition_scale", torch.ones(condition_dim))
+
+    def standardise(self, condition: Tensor) -> None:
+        """Measure conditions by the mean and spread of these, ``[n, condition_dim]``; rows of NaN do not count."""
+        known = condition[~condition.isnan().any(-1)].double()
+        if len(known):
+            spread = known.std(0, correction=0)
+            self.condition_shift.copy_(known.mean(0))
+            self.condition_scale.copy_(torch.where(spread > 0, spread, 1.0))
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments but the domain."""
@@ -55,18 +69,18 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, log_sigma: Tensor, condition: Tensor | None = None) -> Tensor:
         """Raw scores ``[B, *event_shape]`` at ``x`` ``[B, *event_shape]`` and ``log_sigma`` ``[B]``."""
-        if (condition is None) != (self.condition_dim == 0):
-            raise ShapeError(
-                f"condition must have shape [B, {self.condition_dim}]"
-                if self.condition_dim
-                else "condition was given to a network built without one (condition_dim=0)"
-            )
+        if condition is not None and not self.condition_dim:
+            raise ShapeError("condition was given to a network built without one (condition_dim=0)")
+        if self.condition_dim and (condition is None or condition.shape != (len(x), self.condition_dim)):
+            given = "it is missing" if condition is None else f"not {list(condition.shape)}"
+            raise ShapeError(f"condition must have shape [{len(x)}, {self.condition_dim}]; {given}")
         rate = torch.arange(1, _FREQUENCIES + 1, dtype=x.dtype, device=x.device) * (2 * math.pi / _SPAN)
         phase = log_sigma.unsqueeze(-1) * rate
         level = [log_sigma.unsqueeze(-1) / _SPAN, phase.cos(), phase.sin()]
         if condition is not None:
             missing = condition.isnan().any(-1, keepdim=True)
-            level += [torch.where(missing, 0.0, condition).to(x.dtype), missing.to(x.dtype)]
+            standard = (condition.to(x.dtype) - self.condition_shift) / self.condition_scale
+            level += [torch.where(missing, 0.0, standard), missing.to(x.dtype)]
         context = self.embed(torch.cat(level, -1))
         h = self.enter(self.domain.features(x, log_sigma.exp()))
         for block in self.blocks:

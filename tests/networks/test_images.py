@@ -300,9 +300,9 @@ def test_the_cube_shows_each_pixels_distances_to_its_faces():
     planes = CUBE.planes(x, sigma)
     torch.testing.assert_close(planes, torch.stack([2 * x - 1, x / (x + 0.1), (1 - x) / (1.1 - x)], 1))
     assert torch.equal(CUBE.features(x, sigma), planes.flatten(1))  # too many for eigenfunctions
-    ball = Ball((3, 4, 4), radius=2.0)
+    ball = Ball(4, radius=2.0)
     inside = ball.sample_prior(5, 1.0)
     planes = ball.planes(inside, sigma)
     torch.testing.assert_close(planes[:, 0], inside / 2)
-    gap = 2 - inside.flatten(1).norm(dim=1)
-    torch.testing.assert_close(planes[:, 1], (gap / (gap + 0.1))[:, None, None, None].expand(5, 3, 4, 4))
+    gap = 2 - inside.norm(dim=1)
+    torch.testing.assert_close(planes[:, 1], (gap / (gap + 0.1))[:, None].expand(5, 4))
