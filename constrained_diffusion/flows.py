@@ -5,8 +5,11 @@ convex. The velocity x1 - x0 is what a network regresses; its mean at x is that 
 data (Lipman et al. 2023, arXiv 2210.02747; Liu et al. 2023, arXiv 2209.03003; on convex domains Xie et al. 2024,
 "Reflected Flow Matching").
 
-It shares everything with diffusions: train it with :class:`DenoisingScoreMatching`, sample it with the deterministic
-samplers, guide it by :class:`ClassifierFreeGuidance`, straighten it by :class:`Reflow`.
+Where straight lines leave the domain, :class:`DiffusionFlow` regresses the velocity of the law that noise spreads
+instead, which is there in every domain (the diffusion paths of flow matching: Lipman et al., section 4.1).
+
+Both share everything with diffusions: train them with :class:`DenoisingScoreMatching`, sample them with the
+deterministic samplers, guide them by :class:`ClassifierFreeGuidance`, straighten the former by :class:`Reflow`.
 
 May use: the process.
 """
@@ -22,9 +25,10 @@ from .domains import Domain
 from .domains.base import batch_shape
 from .domains.checks import DomainError
 from .process import Process
-from .schedules import LinearSchedule
+from .schedules import GeometricSchedule, LinearSchedule
+from .sde import mixing_sigma
 
-__all__ = ["RectifiedFlow"]
+__all__ = ["DiffusionFlow", "RectifiedFlow", "flow_over"]
 
 _PAIRS, _BETWEEN = 1024, 16  # uniform points between which it is seen whether lines stay inside
 
@@ -51,6 +55,11 @@ class RectifiedFlow(Process):
             raise ValueError(f"sigma_max must be given: {domain!r} has no size of its own")
         super().__init__(domain, LinearSchedule(1e-3 * most if sigma_min is None else sigma_min, most))
         self._check_convex()
+
+    @property
+    def simulates_paths(self) -> bool:
+        """No: lines are straight."""
+        return False
 
     def noise(self, x0: Tensor, t: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         """Points on the way to draws of the prior, and the velocities x1 - x0; both ``[*batch, *event_shape]``."""
@@ -81,4 +90,47 @@ class RectifiedFlow(Process):
         for share in torch.linspace(0, 1, _BETWEEN + 2)[1:-1].tolist():
             x = ends[0] + share * (ends[1] - ends[0])
             if not bool(self.domain.contains(x, atol=1e-9 * self.length).all()):
-                raise DomainError(f"{self.domain!r} is not convex: straight lines leave it. Use a ReflectedSDE")
+                raise DomainError(f"{self.domain!r} is not convex: straight lines leave it. Use a DiffusionFlow")
+
+
+class DiffusionFlow(Process):
+    r"""Flow matching in any domain: the velocity :math:`dx/d\sigma` of the law that reflected noise spreads.
+
+    Given data, the law at sigma is the heat kernel's, whose flow is :math:`dx/d\sigma = -\sigma \nabla \log K`; with a
+    denoising target u in place of the gradient, :math:`-\sigma u` has the velocity of all the data as its mean. No wall
+    need be flat and no line stay inside. It is of order one, and 0 once the law is uniform.
+
+    Args:
+        domain: where.
+        sigma_max: noise at which the law is uniform, by default :func:`mixing_sigma`.
+        sigma_min: least noise.
+    """
+
+    def __init__(self, domain: Domain, sigma_max: float | None = None, sigma_min: float = 0.01) -> None:
+        super().__init__(domain, GeometricSchedule(sigma_min, mixing_sigma(domain) if sigma_max is None else sigma_max))
+
+    def noise(self, x0: Tensor, t: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Points noised up to times ``[*batch]``, and velocities -sigma u; both ``[*batch, *event_shape]``."""
+        sigma = self.sigma(t)
+        x, target = self.domain.diffuse(x0, sigma, generator=generator)
+        return x, -self.expand(sigma) * target
+
+    def slope(self, output: Tensor, t: Tensor) -> Tensor:
+        """The velocity is the slope."""
+        return output
+
+    def output(self, slope: Tensor, t: Tensor) -> Tensor:
+        """The slope is the velocity."""
+        return slope
+
+    def natural_weight(self, t: Tensor) -> Tensor:
+        """One: every part of the way counts alike."""
+        return torch.ones_like(t)
+
+
+def flow_over(domain: Domain, sigma_max: float | None = None, sigma_min: float | None = None) -> Process:
+    """Straight lines where they stay inside, else the paths of noise."""
+    try:
+        return RectifiedFlow(domain, sigma_max, sigma_min)
+    except DomainError:
+        return DiffusionFlow(domain, sigma_max, 0.01 * domain.inradius if sigma_min is None else sigma_min)

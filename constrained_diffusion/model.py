@@ -17,7 +17,7 @@ from .checkpoints import load_run, save_run
 from .data import Array, Kind, choose_sigma_min, condition_rows, to_tensor
 from .domains import Domain
 from .domains.base import batch_shape
-from .flows import RectifiedFlow
+from .flows import flow_over
 from .guidance import ClassifierFreeGuidance
 from .latent import decode, encode, interpolate
 from .likelihood import log_prob
@@ -53,7 +53,8 @@ class ReflectedDiffusion(Parameters):
         width: hidden units of the default network.
         depth: residual blocks of the default network.
         dropout: of the default network; 0.1 to 0.3 where a thousand points or fewer are all there is.
-        process: ``"diffusion"`` (:class:`ReflectedSDE`), or ``"flow"`` (:class:`RectifiedFlow`; convex domains).
+        process: ``"diffusion"`` (:class:`ReflectedSDE`), or ``"flow"`` (:class:`RectifiedFlow` in convex domains, else
+            :class:`DiffusionFlow`).
         sigma_min: least noise; by default from the spacing of the data and their distance from the wall. Its unit is
             that of the data, but for boxes whose sides differ, which are mapped to the unit cube, and R^d, where the
             data are standardised (:meth:`Domain.normalised`).
@@ -371,16 +372,15 @@ class ReflectedDiffusion(Parameters):
     def _process(self, domain: Domain, least: float | None, most: float | None) -> Process:
         """The process, between two sigmas; None leaves one to the domain."""
         if self.process == "flow":
-            return RectifiedFlow(domain, most, least)
+            return flow_over(domain, most, least)
         return ReflectedSDE(domain, 0.01 if least is None else least, most)
 
     def _recipe(self, steps: int) -> Recipe:
-        reuse = self._default_reuse() if self.reuse is None else self.reuse
         return Recipe(
             steps,
             self.batch_size,
             self.learning_rate,
-            reuse=reuse,
+            reuse=1 if self.reuse is None else self.reuse,
             hide=self.condition_dropout,
             held_back=self.validation_fraction if self.early_stopping else 0.0,
             patience=self.patience,
@@ -388,6 +388,8 @@ class ReflectedDiffusion(Parameters):
 
     def _train(self, data: Tensor, rows: Tensor | None, recipe: Recipe, progress: bool) -> None:
         """Train on points in normal form; the histories go on where they were."""
+        if self.reuse is None and self.sde_.simulates_paths:
+            recipe = replace(recipe, reuse=_REUSE)
         train(
             self.score_,
             LOSSES[self.loss](self.sde_, self.weighting),
@@ -399,9 +401,6 @@ class ReflectedDiffusion(Parameters):
             history=self.history_,
             validation_history=self.validation_history_,
         )
-
-    def _default_reuse(self) -> int:
-        return _REUSE if self.domain.simulates_paths and self.process == "diffusion" else 1
 
     def _device(self) -> torch.device:
         return next(self.score_.parameters()).device

@@ -64,6 +64,11 @@ class Process(ABC):
         return self.schedule.sigma_max
 
     @property
+    def simulates_paths(self) -> bool:
+        """Whether noise is dear, so that it is used again."""
+        return self.domain.simulates_paths
+
+    @property
     def length(self) -> float:
         """The domain's inradius as the unit of tolerances; 1 where it has none."""
         return self.domain.inradius if math.isfinite(self.domain.inradius) else 1.0

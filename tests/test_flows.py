@@ -12,6 +12,7 @@ from constrained_diffusion import (
     AnnealedReflected,
     Ball,
     DenoisingScoreMatching,
+    DiffusionFlow,
     DomainError,
     Euclidean,
     EulerMaruyama,
@@ -95,12 +96,8 @@ def test_the_end_of_the_way_is_the_prior():
 
 
 def test_where_there_are_no_straight_lines():
-    with pytest.raises(DomainError, match="is not convex: straight lines leave it. Use a ReflectedSDE"):
+    with pytest.raises(DomainError, match="is not convex: straight lines leave it. Use a DiffusionFlow"):
         RectifiedFlow(OwnAnnulus())
-    with pytest.raises(DomainError, match="not convex"):
-        ReflectedDiffusion(OwnAnnulus(), process="flow", steps=2).fit(
-            OwnAnnulus().sample_uniform(50, generator=seeded()), progress=False
-        )
     with pytest.raises(ValueError, match="sigma_max must be given: Euclidean"):
         RectifiedFlow(Euclidean(2))
     with pytest.raises(ValueError, match="sigma_min"):
@@ -113,6 +110,55 @@ def test_where_there_are_no_straight_lines():
             make(flow, lambda x, t: x)
     with pytest.raises(TypeError, match="needs a ReflectedSDE, not a RectifiedFlow"):
         ImplicitScoreMatching(flow)(lambda x, t: x, torch.rand(3, 2))
+
+
+# ---------------------------------------------------------------------- along the paths of noise
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("heun", 5e-3), ("multistep", 5e-3), ("flow", 1e-3)])
+def test_the_exact_velocity_of_noise_carries_latents_to_the_data(name, tolerance):
+    """The law of two atoms and what noise spreads of them: the flow of minus sigma times their score."""
+    flow = DiffusionFlow(Hypercube(1), sigma_min=0.05)
+    sde = ReflectedSDE(Hypercube(1), 0.05, flow.sigma_max)
+    law = Atoms(sde, torch.tensor([[0.1], [0.9]], dtype=F64), torch.tensor([0.3, 0.7], dtype=F64))
+
+    def velocity(x, t):
+        return -flow.expand(flow.sigma(t)) * law.score(x, sde.time(flow.sigma(t)))
+
+    latent = (torch.arange(400, dtype=F64)[:, None] + 0.5) / 400
+    make = {
+        **DETERMINISTIC,
+        "heun": functools.partial(Heun, steps=40),
+        "multistep": functools.partial(Multistep, steps=80),
+    }
+    x = make[name](flow, velocity, denoise=False).sample(400, latent=latent).x
+    expected = ProbabilityFlow(sde, law.score, denoise=False).sample(400, latent=latent).x
+    torch.testing.assert_close(x, expected, rtol=0, atol=tolerance)
+    assert float((x < 0.5).double().mean()) == pytest.approx(0.3, abs=0.01)
+
+
+@pytest.mark.parametrize("domain", [Hypercube(2), OwnAnnulus(), Ball(2)], ids=str)
+def test_mean_velocity_of_noise_is_minus_sigma_times_the_score(domain):
+    """The same points as the SDE's, with the same seed, and targets that are its, times minus sigma."""
+    flow, sde = DiffusionFlow(domain, 1.0, 0.02), ReflectedSDE(domain, 0.02, 1.0)
+    x0, t = domain.sample_uniform(200, generator=seeded(), dtype=F64), torch.linspace(0, 1, 200, dtype=F64)
+    x, u = flow.perturb(x0, t, generator=seeded(1))
+    y, target = sde.perturb(x0, t, generator=seeded(1))
+    assert torch.equal(x, y)
+    torch.testing.assert_close(u, -sde.sigma(t)[:, None] * target)
+    assert float(flow.target_rms(torch.tensor(0.02))) == pytest.approx(1.0, abs=0.1)  # of order one where data are seen
+    torch.testing.assert_close(flow.output(flow.slope(u, t), t), u)
+
+
+def test_a_flow_where_no_lines_are_straight():
+    domain = OwnAnnulus()
+    x = corners(domain, 2000, seeded())
+    model = ReflectedDiffusion(domain, process="flow", width=64, depth=2, steps=150, batch_size=256)
+    samples = model.fit(x[:1000], progress=False).sample(500, steps=20)
+    assert isinstance(model.sde_, DiffusionFlow)
+    assert violation(domain, samples) == 0
+    uniform = domain.sample_uniform(500, generator=seeded(), dtype=F64)
+    assert sliced_wasserstein(samples, x[1000:]) < 0.5 * sliced_wasserstein(uniform, x[1000:])
 
 
 # ---------------------------------------------------------------------- one atom: the velocity is known
