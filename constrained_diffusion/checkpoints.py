@@ -2,17 +2,14 @@
 
 A run is a folder with ``config.json`` and a weights file named by its own SHA-256. The configuration names
 the weights it belongs to, and is replaced last, in one rename: a crash, a full disk or a kill at any moment
-leaves either the old run or the new one. May use: the standard library, torch, safetensors.
+leaves either the old run or the new one. May use: the standard library, torch, safetensors, atomic.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +18,8 @@ from typing import Any
 from safetensors.torch import load as decode
 from safetensors.torch import save as encode
 from torch import Tensor
+
+from .atomic import replacing
 
 __all__ = ["load_newest", "load_run", "save_run", "save_step", "write_atomic"]
 
@@ -31,20 +30,8 @@ _STEP = "step-"
 
 def write_atomic(path: str | Path, content: bytes) -> None:
     """Write a file so that at every moment it is either the old one or the new one, on disk."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    with replacing(path) as file:
+        file.write(content)
 
 
 def save_run(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -159,19 +146,3 @@ def _number(path: Path) -> int:
     """The step of a checkpoint's folder; -1 if it is none."""
     digits = path.name.removeprefix(_STEP)
     return int(digits) if digits.isdecimal() else -1
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable, where the system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -2,7 +2,8 @@
 
 Two distances between clouds of points (:func:`sliced_wasserstein`, :func:`mmd`), two shares that say what
 happens at the wall (:func:`violation`, :func:`boundary_mass`), and :func:`floor`: the value that a distance
-takes between two parts of the data themselves, below which samples cannot be told from the truth.
+takes between two parts of the data themselves, below which samples cannot be told from the truth. For models
+given a condition, :func:`sbc_ranks` says whether the spread of their samples is that of the truth.
 
 May use: torch, numpy, and :class:`~constrained_diffusion.domains.Domain` through its interface. Clouds are
 ``[n, *event]``, numpy arrays or tensors of any real dtype; all arithmetic is float64.
@@ -24,7 +25,7 @@ from constrained_diffusion.domains.checks import DomainError, ShapeError, check_
 if TYPE_CHECKING:
     from constrained_diffusion.domains import Domain
 
-__all__ = ["boundary_mass", "floor", "mmd", "sliced_wasserstein", "violation"]
+__all__ = ["boundary_mass", "floor", "mmd", "sbc_ranks", "sliced_wasserstein", "violation"]
 
 Points = Tensor | npt.NDArray[np.generic]
 Cloud = TypeVar("Cloud", Tensor, npt.NDArray[np.generic])
@@ -206,6 +207,45 @@ def floor(
         order = rng.permutation(len(data))
         values.append(float(metric(data[order[:part]], data[order[part : 2 * part]])))
     return math.fsum(values) / splits
+
+
+def sbc_ranks(theta: Cloud, samples: Points, *, generator: Generator | None = None) -> Cloud:
+    """Ranks of true parameters among posterior samples, for simulation-based calibration.
+
+    Draw parameters from the prior, data from each, and L posterior samples given each data set. If the posteriors
+    are right, then the number of samples below the true value is uniform on 0, 1, .., L, for every coordinate; see
+    :func:`~constrained_diffusion.plotting.calibration_curve`. Samples equal to the true value, as at a wall
+    that holds mass, count below it or not at random, which keeps that law. Source: Talts, Betancourt, Simpson,
+    Vehtari & Gelman, "Validating Bayesian inference algorithms with simulation-based calibration", 2018,
+    arXiv 1804.06788.
+
+    Args:
+        theta: true parameters ``[n, *k]``.
+        samples: posterior samples ``[L, n, *k]``, independent of one another.
+        generator: where ties fall; by default one with seed 0.
+
+    Returns:
+        Ranks ``[n, *k]`` from 0 to L, int64, of the kind that ``theta`` is.
+
+    Raises:
+        ShapeError: a shape does not fit, or there is nothing to rank.
+        DomainError: a value is not finite.
+    """
+    truth: Tensor = _as_tensor("theta", theta).detach()
+    draws = _as_tensor("samples", samples).detach().to(truth.device)
+    if truth.ndim == 0 or truth.numel() == 0:
+        raise ShapeError(f"theta has shape {list(truth.shape)}; expected [n, *k] with at least one parameter")
+    if draws.ndim != truth.ndim + 1 or draws.shape[1:] != truth.shape or len(draws) == 0:
+        expected = ", ".join(map(str, truth.shape))
+        raise ShapeError(f"samples has shape {list(draws.shape)}; expected [L, {expected}] with L at least 1")
+    _refuse_not_finite("theta", truth.reshape(len(truth), -1))
+    _refuse_not_finite("samples", draws.reshape(len(draws), -1))
+    if generator is None:
+        generator = torch.Generator().manual_seed(0)
+    below, ties = (draws < truth).sum(0), (draws == truth).sum(0)
+    u = torch.rand(truth.shape, generator=generator, device=generator.device, dtype=torch.float64).to(truth.device)
+    ranks = below + (u * (ties + 1)).long()  # of the ties, any number from none to all
+    return ranks if isinstance(theta, Tensor) else ranks.cpu().numpy()
 
 
 def _two_clouds(x: Points, y: Points) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,6 @@ May use: numpy, matplotlib where used.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from constrained_diffusion.atomic import replacing
 from constrained_diffusion.domains.checks import DomainError, ShapeError
 
 if TYPE_CHECKING:
@@ -43,16 +43,8 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150)
         The path.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with unfinished.open("xb") as file:
-            figure.savefig(file, format=target.suffix[1:] or "png", dpi=dpi, bbox_inches="tight", facecolor="white")
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with replacing(target) as file:
+        figure.savefig(file, format=target.suffix[1:] or "png", dpi=dpi, bbox_inches="tight", facecolor="white")
     return target
 
 
@@ -89,15 +81,23 @@ def to_array(points: Points) -> Floats:
 
 
 def to_cloud(name: str, points: Points, width: int) -> Floats:
+    """Finite points ``[n, width]``, at least one."""
+    return to_points(name, points, (width,))
+
+
+def to_points(name: str, points: Points, shape: Sequence[int]) -> Floats:
+    """Finite points ``[n, *shape]``, at least one."""
     array = to_array(points)
-    if array.ndim != 2 or len(array) == 0 or array.shape[1] != width:
-        raise ShapeError(f"{name} has shape {list(array.shape)}; expected [n, {width}] with n at least 1")
+    if array.ndim != 1 + len(shape) or len(array) == 0 or array.shape[1:] != tuple(shape):
+        expected = ", ".join(map(str, ("n", *shape)))
+        raise ShapeError(f"{name} has shape {list(array.shape)}; expected [{expected}] with n at least 1")
     if not np.isfinite(array).all():
         raise DomainError(f"{name} must be finite; a point that is not cannot be drawn")
     return array
 
 
-def to_names(name: str, names: Sequence[str] | None, count: int) -> Sequence[str]:
+def to_names(name: str, names: Sequence[str] | None, count: int, what: str = "a panel") -> Sequence[str]:
+    """One name each, empty ones by default."""
     if names is not None and len(names) != count:
-        raise ShapeError(f"{name} has {len(names)} entries; expected {count}, one a panel")
+        raise ShapeError(f"{name} has {len(names)} entries; expected {count}, one {what}")
     return names or [""] * count
