@@ -2,128 +2,33 @@
 
 A domain is geometry; a reflected SDE noises data inside it; a score network learns to reverse that; samplers
 work over any domain. Start with :class:`ReflectedDiffusion`.
+
+The names are those of ``public``, imported when the first of them is asked for: the command line, which lies in this
+package, gives its help without torch.
 """
 
-from .classical import TextbookSDE
-from .domains import (
-    Ball,
-    Domain,
-    DomainError,
-    Euclidean,
-    Hypercube,
-    MetropolisDomain,
-    Polytope,
-    Product,
-    ShapeError,
-    Simplex,
-    SolverError,
-)
-from .flows import RectifiedFlow
-from .guidance import ClassifierFreeGuidance, ClassifierGuidance, Inpainting, LinearInverse
-from .latent import decode, encode, interpolate
-from .likelihood import bits_per_dim, dequantise, elbo, log_prob
-from .losses import (
-    DenoisingScoreMatching,
-    ImplicitScoreMatching,
-    ProgressiveDistillation,
-    Reflow,
-    SlicedScoreMatching,
-)
-from .model import ReflectedDiffusion
-from .networks import MLP
-from .parametrisations import from_denoiser, from_noise, from_velocity, predict
-from .process import Process
-from .samplers import (
-    AnnealedLangevin,
-    AnnealedReflected,
-    EulerMaruyama,
-    Heun,
-    KarrasGrid,
-    Multistep,
-    PredictorCorrector,
-    ProbabilityFlow,
-    ReflectedBridge,
-    Sampler,
-    Samples,
-)
-from .schedules import (
-    CosineSchedule,
-    CustomSchedule,
-    DiscreteSchedule,
-    EDMSchedule,
-    GeometricSchedule,
-    LinearSchedule,
-    Schedule,
-    SubVariancePreservingSchedule,
-    VariancePreservingSchedule,
-)
-from .scores import ScoreModel
-from .sde import ReflectedSDE, mixing_sigma
-from .simulation import Paths, sample_sde
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "MLP",
-    "AnnealedLangevin",
-    "AnnealedReflected",
-    "Ball",
-    "ClassifierFreeGuidance",
-    "ClassifierGuidance",
-    "CosineSchedule",
-    "CustomSchedule",
-    "DenoisingScoreMatching",
-    "DiscreteSchedule",
-    "Domain",
-    "DomainError",
-    "EDMSchedule",
-    "Euclidean",
-    "EulerMaruyama",
-    "GeometricSchedule",
-    "Heun",
-    "Hypercube",
-    "ImplicitScoreMatching",
-    "Inpainting",
-    "KarrasGrid",
-    "LinearInverse",
-    "LinearSchedule",
-    "MetropolisDomain",
-    "Multistep",
-    "Paths",
-    "Polytope",
-    "PredictorCorrector",
-    "ProbabilityFlow",
-    "Process",
-    "Product",
-    "ProgressiveDistillation",
-    "RectifiedFlow",
-    "ReflectedBridge",
-    "ReflectedDiffusion",
-    "ReflectedSDE",
-    "Reflow",
-    "Sampler",
-    "Samples",
-    "Schedule",
-    "ScoreModel",
-    "ShapeError",
-    "Simplex",
-    "SlicedScoreMatching",
-    "SolverError",
-    "SubVariancePreservingSchedule",
-    "TextbookSDE",
-    "VariancePreservingSchedule",
-    "__version__",
-    "bits_per_dim",
-    "decode",
-    "dequantise",
-    "elbo",
-    "encode",
-    "from_denoiser",
-    "from_noise",
-    "from_velocity",
-    "interpolate",
-    "log_prob",
-    "mixing_sigma",
-    "predict",
-    "sample_sde",
-]
+if TYPE_CHECKING:
+    from .public import *  # noqa: F403 (its __all__ says which)
+else:
+
+    def __getattr__(name):
+        """A public name, or a module that the public names have imported."""
+        import importlib
+        import sys
+
+        if not name.startswith("__") or name == "__all__":
+            public = importlib.import_module(f"{__name__}.public")
+            if name == "__all__":
+                return [*public.__all__, "__version__"]
+            for found in (getattr(public, name, None), sys.modules.get(f"{__name__}.{name}")):
+                if found is not None:
+                    return found
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__():
+        """All that can be asked for."""
+        return sorted({*globals(), *__getattr__("__all__")})
