@@ -14,6 +14,7 @@ from .hypercube import Hypercube
 from .membership import MetropolisDomain
 from .polytope import Polytope
 from .product import Product
+from .region import Region
 from .simplex import Simplex
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "MetropolisDomain",
     "Polytope",
     "Product",
+    "Region",
     "ShapeError",
     "Simplex",
     "SolverError",

@@ -1,0 +1,92 @@
+"""Curvature of outlines of straight edges: how much they turn within a window of arc length.
+
+May use: numpy, torch. Corners at which an outline turns by more than thirty degrees count as corners, not as bends.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .region_segments import Floats
+
+__all__ = ["Arcs"]
+
+_CORNER = math.radians(30)
+_POINTS = 2048  # along the outline, for quantiles
+
+
+@dataclass(frozen=True)
+class Arcs:
+    """Arc length along rings one after the other, and the angles by which they have turned.
+
+    Attributes:
+        begin: arc length at the start of each edge, ``[n]``.
+        turned: angle from the ring's start to each edge, ``[n]``.
+        ring: of each edge ``[n]``.
+        offset: arc length at each ring's start ``[rings]``.
+        length: of each ring.
+        whole: the angle by which each ring turns in all.
+    """
+
+    begin: Tensor
+    turned: Tensor
+    ring: Tensor
+    offset: Tensor
+    length: Tensor
+    whole: Tensor
+
+    @classmethod
+    def of(cls, rings: list[Floats]) -> Arcs:
+        """From oriented rings ``[k, 2]``."""
+        lengths, turns = [], []
+        for ring in rings:
+            step = np.roll(ring, -1, 0) - ring
+            before = np.roll(step, 1, 0)
+            across, onward = before[:, 0] * step[:, 1] - before[:, 1] * step[:, 0], (before * step).sum(1)
+            angle = np.arctan2(across, onward)
+            turns.append(np.where(angle > _CORNER, 0.0, angle))
+            lengths.append(np.linalg.norm(step, axis=1))
+        whole = np.array([length.sum() for length in lengths])
+        offset = np.cumsum(whole) - whole
+        begin = [o + np.cumsum(length) - length for o, length in zip(offset, lengths, strict=True)]
+        parts = (
+            np.concatenate(begin),
+            np.concatenate([np.cumsum(t) for t in turns]),
+            np.repeat(np.arange(len(rings)), [len(r) for r in rings]),
+            offset,
+            whole,
+            np.array([t.sum() for t in turns]),
+        )
+        return cls(*map(torch.from_numpy, parts))
+
+    def to(self, device: torch.device) -> Arcs:
+        """The same on another device."""
+        return Arcs(**{name: value.to(device) for name, value in vars(self).items()})
+
+    def curvature(self, edge: Tensor, share: Tensor, window: float) -> Tensor:
+        """Angle per length ``[n]`` within ``window`` on both sides of the point ``share`` along each edge ``[n]``."""
+        ring, at = self.ring[edge], self.begin[edge] + share
+        return (self._angle(at + window, ring) - self._angle(at - window, ring)) / (2 * window)
+
+    def quantiles(self, window: float) -> tuple[float, float]:
+        """The 5 % and 95 % quantiles of the curvature along the outline."""
+        at = (torch.arange(_POINTS, dtype=self.begin.dtype) + 0.5) / _POINTS * self.length.sum()
+        edge = torch.searchsorted(self.begin, at, right=True) - 1
+        found = self.curvature(edge, at - self.begin[edge], window)
+        low, high = found.quantile(torch.tensor([0.05, 0.95], dtype=found.dtype)).tolist()
+        return low, high
+
+    def _angle(self, at: Tensor, ring: Tensor) -> Tensor:
+        """Angle ``[n]`` up to an arc length that may lie beyond the ring's ends."""
+        offset, length = self.offset[ring], self.length[ring]
+        turns = torch.floor((at - offset) / length)
+        within = torch.minimum((at - turns * length).clamp(min=0), self.begin[-1] + self.length[-1])
+        edge = (torch.searchsorted(self.begin, torch.maximum(within, offset), right=True) - 1).clamp(min=0)
+        # Rounding at a ring's end may lead to the first edge of the next.
+        last = torch.searchsorted(self.ring, ring, right=True) - 1
+        return self.turned[torch.minimum(edge, last)] + turns * self.whole[ring]
