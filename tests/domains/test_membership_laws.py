@@ -178,7 +178,9 @@ def test_path_targets_across_the_wall_of_the_disc(radius, sigma, n):
     check_targets(u, score, h.unsqueeze(-1) * away, -2 * (x * away).sum(-1) + 2 * h)
 
 
-@pytest.mark.parametrize(("radius", "sigma", "n"), [(0.9, 0.6, 700), *MORE_PATHS])
+@pytest.mark.parametrize(
+    ("radius", "sigma", "n"), [pytest.param(0.9, 0.6, 700, marks=pytest.mark.slow), (0.9, 0.3, 700), *MORE_PATHS[1:]]
+)
 def test_path_targets_along_the_wall_of_the_disc(radius, sigma, n):
     x0, x, u = disc_paths(radius, sigma, n)
     check_ends(Ball(2), x0, sigma, x)

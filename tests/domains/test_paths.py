@@ -195,7 +195,7 @@ def test_single_precision_has_the_same_law(domain):
     assert spread(domain, u, sigma) == pytest.approx(spread(domain, v, sigma), rel=0.15)
 
 
-@pytest.mark.parametrize("dtype", [F32, F64], ids=["float32", "float64"])
+@pytest.mark.parametrize("dtype", [F32, pytest.param(F64, marks=pytest.mark.slow)], ids=["float32", "float64"])
 def test_starts_on_walls_and_in_corners_are_finite(dtype):
     for domain, x0 in (
         (Hypercube(2), [0.0, 1.0]),
@@ -309,7 +309,9 @@ TEN_CASES = {
 }
 
 
-@pytest.mark.parametrize("name", TEN_CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(k, marks=[pytest.mark.slow] * (k in ("corner, 0.15", "vertex, tiny"))) for k in TEN_CASES]
+)
 def test_targets_in_the_simplex_of_ten_parts(name):
     x0, sigma, count = TEN_CASES[name]
     x, u = run(TEN, x0, sigma, count)
@@ -321,7 +323,10 @@ def test_targets_in_the_simplex_of_ten_parts(name):
     assert spread(TEN, torch.from_numpy(u), sigma) < 1.1
 
 
-@pytest.mark.parametrize(("inradii", "where", "count"), [(0.3, 0.9, 10_000), (1.0, 0.9, 5000), (3.0, 0.5, 10_000)])
+@pytest.mark.parametrize(
+    ("inradii", "where", "count"),
+    [(0.3, 0.9, 10_000), (1.0, 0.9, 5000), pytest.param(3.0, 0.5, 10_000, marks=pytest.mark.slow)],
+)
 def test_targets_in_a_random_polytope(inradii, where, count):
     body = random_body()
     domain = Polytope(body.A, body.b)
@@ -424,11 +429,14 @@ def test_steps_bound_the_number_of_steps(steps):
 
 
 # ---- domains that are known by a projection
-@pytest.mark.parametrize("sigma", [0.1, 0.4])
 @pytest.mark.parametrize(
-    ("own", "known", "x0"),
-    [(PlainDisc(), Ball(2), [0.9, 0.0]), (PlainBox(), Hypercube(2), [0.2, 0.45])],
-    ids=["disc", "box"],
+    ("own", "known", "x0", "sigma"),
+    [
+        pytest.param(PlainDisc(), Ball(2), [0.9, 0.0], 0.1, id="disc 0.1", marks=pytest.mark.slow),
+        pytest.param(PlainDisc(), Ball(2), [0.9, 0.0], 0.4, id="disc 0.4"),
+        pytest.param(PlainBox(), Hypercube(2), [0.2, 0.45], 0.1, id="box 0.1"),
+        pytest.param(PlainBox(), Hypercube(2), [0.2, 0.45], 0.4, id="box 0.4", marks=pytest.mark.slow),
+    ],
 )
 def test_domains_known_by_projection_alone(own, known, x0, sigma):
     residuals, scale, u = against_the_score(known, x0, sigma, 2000, own)
