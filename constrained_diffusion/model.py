@@ -419,7 +419,7 @@ class ReflectedDiffusion(Parameters):
     def _guided(self, weight: float, rows: Tensor | None) -> Score:
         if not weight:
             return self.score_
-        if rows is None or not self.condition_dropout or not self._condition_dim():
+        if rows is None or bool(rows.isnan().all()) or not self.condition_dropout or not self._condition_dim():
             raise ValueError("guidance needs a condition, and a model fitted with one and condition_dropout > 0")
         return ClassifierFreeGuidance(self.score_, weight, null={"condition": null_condition(rows.shape[1])})
 

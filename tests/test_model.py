@@ -95,6 +95,8 @@ def test_conditional():
     assert float((both < 0.5).float().mean()) == pytest.approx(0.5, abs=0.2)
     away = model.sample(200, condition=torch.tensor([1.0]), guidance=4.0, steps=50)
     assert float((away > 0.5).float().mean()) > 0.99
+    with pytest.raises(ValueError, match="guidance needs a condition"):
+        model.sample(5, guidance=1.0)
     strict = ReflectedDiffusion(Hypercube(1), width=16, depth=1, steps=2, condition_dropout=0.0)
     strict.fit(x, condition=side, progress=False)
     with pytest.raises(ShapeError, match="condition must have shape"):

@@ -17,13 +17,15 @@ DOMAINS = {
     if isinstance(getattr(constrained_diffusion, name, None), type)
     and issubclass(getattr(constrained_diffusion, name), constrained_diffusion.Domain)
 } - {"Domain"}
-UPPER = [p for p in ROOT.rglob("*.py") if "domains" not in p.relative_to(ROOT).parts and p.name not in ("__init__.py", "public.py")]
+LISTS = ("__init__.py", "public.py")  # of public names
+UPPER = [p for p in ROOT.rglob("*.py") if "domains" not in p.relative_to(ROOT).parts and p.name not in LISTS]
 
 
 def test_all_public_names_exist():
     for name in constrained_diffusion.__all__:
         assert hasattr(constrained_diffusion, name)
-    for module in ("domains", "losses", "samplers", "networks", "testing", "metrics", "plotting", "checkpoints"):
+    modules = ("domains", "losses", "samplers", "networks", "testing", "metrics", "plotting", "checkpoints", "tables")
+    for module in modules:
         loaded = importlib.import_module(f"constrained_diffusion.{module}")
         for name in loaded.__all__:
             assert hasattr(loaded, name)

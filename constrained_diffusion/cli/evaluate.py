@@ -96,12 +96,11 @@ def _likelihood(
     model: ReflectedDiffusion, record: Record, x: Array, condition: Array | None, seed: int, out: Output
 ) -> dict[str, Any]:
     """Mean log-density of those rows that lie inside, and its standard error."""
-    rounding = 64 * torch.finfo(torch.float64).eps * max(1.0, model.domain.magnitude)
-    inside = model.domain.contains(torch.from_numpy(x), atol=rounding).numpy()
-    if not inside.any():
+    out.say(f"computing {len(x)} log-densities")
+    values = log_densities(model, record, x, condition, seed)
+    values = values[values > -math.inf]
+    if not len(values):
         return {"log_prob": None}
-    out.say(f"computing {int(inside.sum())} log-densities")
-    values = log_densities(model, record, x[inside], None if condition is None else condition[inside], seed)
     error = float(values.std()) / math.sqrt(len(values))
     return {"log_prob": {"mean": float(values.mean()), "standard_error": error, "rows": len(values)}}
 

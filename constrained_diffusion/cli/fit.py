@@ -52,6 +52,7 @@ def run(options: Namespace, out: Output) -> int:
             if not getattr(model, "history_", None):
                 raise  # nothing has been learnt yet that is worth keeping
             interrupted = True
+            out.say(f"\ninterrupted: what was learnt so far is saved in {folder}")
         record.save(folder)
         model.save(folder)
     figures |= _reached(model, folder, time.monotonic() - began, interrupted)

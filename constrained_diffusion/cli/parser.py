@@ -30,11 +30,12 @@ A domain SPEC is one of
   cube              numbers between 0 and 1
   simplex           parts of a whole; --total 100 where rows sum to 100
   ball, ball:R      vectors around zero, of bounded length
+  sphere, torus     unit vectors; angles in radians
   euclidean         no walls
   polytope:F.npz    A x <= b, arrays A and b
   FILE.json         what a domain's config() returns
   MODULE:NAME       a domain in a Python module of yours
-`constrained-diffusion domains` says more."""
+`constrained-diffusion domains` lists all, and what each needs."""
 
 _NEGATIVE = re.compile(r"-[\d.]")
 

@@ -33,7 +33,10 @@ def run(options: Namespace, out: Output) -> int:
     if options.data is not None and options.loss:
         raise ValueError("--loss draws the loss curve and takes no DATA: draw the two in two files")
     model, record = load(options)
-    figure, shown = (loss_curve(model.history_), 0) if options.loss else _beside(model, record, options, out)
+    if options.loss:
+        figure, shown = loss_curve(model.history_, model.validation_history_ or None), 0
+    else:
+        figure, shown = _beside(model, record, options, out)
     save_figure(figure, path)
     figures = {"command": "plot", "run": options.run, "data": options.data, "out": options.out, "shown": shown}
     out.result(figures, f"picture: {path}")

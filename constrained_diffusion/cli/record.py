@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .. import __version__
 from ..atomic import replacing
@@ -130,16 +131,21 @@ class Record:
         """Points of the model ``[n, *event_shape]`` as rows in the data's units."""
         return points.reshape(len(points), -1) * self.scale
 
-    def check_inside(self, table: Table, rows: Array, domain: Domain, done: int = 0) -> None:
-        """Refuse rows outside the domain, by more than rounding; ``done`` of the table's rows came before."""
+    def inside(self, points: Array, domain: Domain) -> NDArray[np.bool_]:
+        """Which points ``[n, *event_shape]`` lie in the domain, up to rounding."""
         import torch
 
-        points = torch.from_numpy(self.parted(rows, domain)[0])
         rounding = 64 * torch.finfo(torch.float64).eps * max(1.0, domain.magnitude)
-        out = (~domain.contains(points, atol=rounding)).nonzero()
+        found: NDArray[np.bool_] = domain.contains(torch.from_numpy(points), atol=rounding).numpy()
+        return found
+
+    def check_inside(self, table: Table, rows: Array, domain: Domain, done: int = 0) -> None:
+        """Refuse rows outside the domain, by more than rounding; ``done`` of the table's rows came before."""
+        points, _ = self.parted(rows, domain)
+        out = np.flatnonzero(~self.inside(points, domain))
         if len(out):
             row = int(out[0])
-            shown = list(zip(self.columns, self.back(points.numpy())[row], strict=True))
+            shown = list(zip(self.columns, self.back(points[row : row + 1])[0], strict=True))
             values = ", ".join(f"{name}={value:g}" for name, value in shown[:6]) + (", ..." if len(shown) > 6 else "")
             raise TableError(
                 f"{table.path}: row {done + row + 1} ({values}) lies outside {domain!r}: drop such rows, or choose a "

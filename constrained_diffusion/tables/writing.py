@@ -52,7 +52,10 @@ class TableWriter:
     def __enter__(self) -> Self:
         """Make room for the file."""
         with ExitStack() as stack:
-            file = stack.enter_context(replacing(self.path))
+            try:
+                file = stack.enter_context(replacing(self.path))
+            except OSError as error:
+                raise TableError(f"{self.path} cannot be written: {error.strerror}") from None
             self._format = _FORMATS[self.path.suffix.lower()](self.path, file, self.names)
             self._stack = stack.pop_all()
         return self
