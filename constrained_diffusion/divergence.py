@@ -80,7 +80,7 @@ def difference_trace(
     for v in directions:
         ends, fields = [], []
         for sign in (1.0, -1.0):
-            y = x + sign * step * v
+            y = domain.expmap(x, sign * step * v)
             inside = domain.contains(y, atol=rounding).reshape(*y.shape[: y.ndim - k], *(1,) * k)
             ends.append(torch.where(inside, y, x))
             fields.append(field(ends[-1]))

@@ -78,7 +78,7 @@ def log_prob(
         x: points inside ``[*batch, *event_shape]``.
         condition: keyword tensors ``[*batch, ...]`` for the score.
         divergence: ``"exact"`` by one backward pass for each dimension; ``"hutchinson"`` by ``probes`` random
-            directions, fixed along the flow (Grathwohl et al. 2019, arXiv 1810.01367); ``"differences"`` by two
+            directions, carried along the flow (Grathwohl et al. 2019, arXiv 1810.01367); ``"differences"`` by two
             more evaluations for each dimension, for scores without autograd, in float64. ``"auto"`` is exact up to 8
             dimensions.
         probes: random directions for Hutchinson's estimator, at least 2.
@@ -119,7 +119,8 @@ def log_prob(
 
     def augmented(w: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         y = domain.project(state[0] * process.length)
-        value, terms = trace(domain, lambda z: field(w, z), y, directions)
+        carried = domain.transp(x.expand_as(directions), y.expand_as(directions), directions)
+        value, terms = trace(domain, lambda z: field(w, z), y, carried)
         return value / process.length, terms if random else terms.sum(0, keepdim=True)
 
     gained = x.new_zeros(probes if random else 1, *batch)

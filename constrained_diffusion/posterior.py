@@ -129,13 +129,16 @@ class Posterior:
             ``[*batch, *event_shape]`` (broadcast with ``*obs``), in nats per unit of theta.
 
         Raises:
-            ValueError: the model is a flow, which learns a velocity instead.
+            ValueError: the model is a flow, which learns a velocity instead, or has no such noise.
             DomainError: a point lies outside.
         """
+        blur, most = self._least_blur(), self.model.sde_.sigma_max
+        if sigma is not None and not self.model.sde_.sigma_min <= sigma <= most:
+            raise ValueError(f"sigma must lie in [{self.model.sde_.sigma_min:g}, {most:g}], not {sigma!r}")
         points, rows, shape = self._pairs(theta, x)
         if not bool(self._inside(points).all()):
             raise DomainError("theta has points outside the prior's support, where the density has no gradient")
-        score = self._score(self._enter(points), rows, self._least_blur() if sigma is None else sigma)
+        score = self._score(self._enter(points), rows, blur if sigma is None else sigma)
         change = self.model.units_.change
         own = score if change is None else score / change.scale.to(score)
         return own.to(points).reshape(*shape, *self.domain.event_shape)
@@ -156,7 +159,7 @@ class Posterior:
 
         Args:
             x: one observation ``[k]``; by default that given to the constructor.
-            starts: how many samples climb; more find narrow modes more surely.
+            starts: how many samples climb, at least 2; more find narrow modes more surely.
             steps: of each climb.
             rate: length of the first steps, in standard deviations of the samples.
             seed: of the samples.
@@ -170,6 +173,8 @@ class Posterior:
         row = self._observation(x)
         if row.ndim != 1:
             raise ShapeError(f"x has shape {list(row.shape)}; expected one observation, [{self.x_dim}]")
+        if starts < 2:
+            raise ValueError(f"starts must be at least 2, whose spread is the length of a step; got {starts!r}")
         least = self._least_blur()
         points = self.sample((starts,), row, seed=seed)
         z = self._enter(points)
@@ -238,7 +243,8 @@ class Posterior:
         points = points.expand(*shape, *event).reshape(-1, *event)
         if bool(points.isnan().any()):
             raise DomainError("theta has NaN, which lies neither inside nor outside")
-        return points, rows.expand(*shape, self.x_dim).reshape(-1, self.x_dim), shape
+        rows = rows.to(points.device).expand(*shape, self.x_dim)
+        return points, rows.reshape(-1, self.x_dim), shape
 
     def _observation(self, x: Any) -> Tensor:
         """Observations ``[*obs, k]``, checked."""

@@ -14,6 +14,9 @@ from .domains import (
     ShapeError,
     Simplex,
     SolverError,
+    Sphere,
+    SphericalPolytope,
+    Torus,
 )
 from .flows import DiffusionFlow, RectifiedFlow
 from .guidance import ClassifierFreeGuidance, ClassifierGuidance, Inpainting, LinearInverse
@@ -106,8 +109,11 @@ __all__ = [
     "Simplex",
     "SlicedScoreMatching",
     "SolverError",
+    "Sphere",
+    "SphericalPolytope",
     "SubVariancePreservingSchedule",
     "TextbookSDE",
+    "Torus",
     "VariancePreservingSchedule",
     "bits_per_dim",
     "decode",

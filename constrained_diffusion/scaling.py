@@ -77,7 +77,7 @@ class DomainScaler(Parameters):
 
     @property
     def log_det_(self) -> float:
-        """Log |dx/dz| of :meth:`inverse_transform`: what to subtract from log-densities in the domain."""
+        """Log ``|dx/dz|`` of :meth:`inverse_transform`: what to subtract from log-densities in the domain."""
         return self._fitted.log_det
 
     @property

@@ -16,6 +16,9 @@ from .polytope import Polytope
 from .product import Product
 from .region import Region
 from .simplex import Simplex
+from .sphere import Sphere
+from .sphere_polytope import SphericalPolytope
+from .torus import Torus
 
 __all__ = [
     "Ball",
@@ -30,5 +33,8 @@ __all__ = [
     "ShapeError",
     "Simplex",
     "SolverError",
+    "Sphere",
+    "SphericalPolytope",
+    "Torus",
     "trusted",
 ]

@@ -47,7 +47,8 @@ class Domain(ABC):
     projections), ``reflect`` (symmetrised steps, which miss the specular path at corners), ``walls`` where
     several meet in edges, ``curvature`` (differences of normals), ``sample_uniform`` (rejection from the bounding box),
     ``log_volume`` (Monte Carlo), ``inradius``, ``diameter``; ``tangent``, ``inner`` and ``frame`` on flat sets and
-    other metrics; the kernel's methods and ``has_exact_kernel`` where a closed form exists; ``features`` for networks.
+    other metrics; ``expmap``, ``logmap``, ``transp`` and ``ricci`` on curved ones; the kernel's methods and
+    ``has_exact_kernel`` where a closed form exists; ``features`` for networks.
 
     ``constrained_diffusion.testing.check_domain(domain)`` tries all of these promises.
 
@@ -56,12 +57,14 @@ class Domain(ABC):
         dim: intrinsic dimension (the simplex of n parts has n - 1).
         has_exact_kernel: whether ``heat_kernel_log_prob`` and ``heat_kernel_score`` are there.
         has_exact_walls: whether ``boundary`` and ``project`` are exact, not estimates.
+        ricci: Ricci curvature, 1/length^2: d - 1 on the unit sphere of dimension d, 0 on flat sets.
     """
 
     event_shape: torch.Size
     dim: int
     has_exact_kernel: bool = False
     has_exact_walls: bool = True
+    ricci: float = 0.0
 
     specs: ClassVar[dict[str, str]] = {}  # words that from_data reads, and what each needs (see specs)
     _registry: ClassVar[dict[str, type[Domain]]] = {}
@@ -172,6 +175,26 @@ class Domain(ABC):
 
     def tangent(self, x: Tensor, v: Tensor) -> Tensor:
         """Project vectors ``v`` on the tangent space at ``x``; the identity where the domain is solid."""
+        return v
+
+    def expmap(self, x: Tensor, v: Tensor) -> Tensor:
+        """Where a straight move by ``v`` ends if there are no walls: ``x + v``, the end of a geodesic on curved sets.
+
+        Args:
+            x: points ``[*batch, *event_shape]``.
+            v: tangent vectors there.
+        """
+        return x + v
+
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
+        """The shortest tangent vector ``[*batch, *event_shape]`` at ``x`` whose :meth:`expmap` is ``y``."""
+        return y - x
+
+    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """Carry tangent vectors ``v`` from ``x`` to ``y`` along the geodesic; the identity on flat sets.
+
+        Inner products are kept. Batch shapes of the three are the same.
+        """
         return v
 
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ path that ends at X_N will do, with its own variance for sigma^2. Where walls be
 spent there, and sums that go far back have heavy tails: they begin the squared radius of the sharpest such
 wall, or half the inradius, before the end.
 
+On curved sets sums are carried from point to point along geodesics, and damped by exp(-Ricci h / 2) on the way.
+
 **Steps.** Where one flat wall is in reach a step is exact at any length. What errs are steps from which several
 walls that are not at right angles, or the bend of one, are in reach. Such a step has at most the variance
 sigma^2 / 128, and a length of at most a quarter of the inradius and 0.04 times 2 / (sum of principal curvatures); but
@@ -42,6 +44,7 @@ __all__ = ["STEPS", "simulate"]
 STEPS = 128  # taken where several walls are in reach all the way, by a path of about the inradius
 _BESIDE = 0.25  # longest step beside several walls, in inradii
 _CURVED = 0.04  # longest step beside a curved wall, in units of 2 / (sum of its principal curvatures)
+_ROUND = 0.05  # largest variance of a step on a curved set, over its sectional curvature
 _STRAIGHT = 1e-3  # curvature in 1/inradius that counts as none
 _SHARE = 2.0  # of the time that is left, times the number of steps
 _FAR, _FAR_SHARE = 2.0, 0.25  # inradii to the path's end beyond which a step may take that share of what is left
@@ -54,8 +57,8 @@ def simulate(
     """Simulate reflected paths.
 
     Args:
-        domain: where; only ``reflect``, ``sample_noise``, ``walls``, ``curvature``, ``inradius`` and
-            ``wall_curvature`` are used.
+        domain: where; only ``reflect``, ``sample_noise``, ``walls``, ``curvature``, ``inradius``,
+            ``wall_curvature``, and on curved sets ``logmap``, ``transp`` and ``ricci`` are used.
         x0: starting points inside, ``[*batch, *event_shape]``.
         sigma: Brownian standard deviation at the end, ``[*batch]``.
         steps: how fine the steps are; see the module. The bias falls with their number.
@@ -74,13 +77,14 @@ def simulate(
     least = (variance / steps).clamp(max=beside**2)
     concave = min(low, 0.0) * domain.inradius
     memory = max(-domain.inradius / concave, domain.inradius / 2) ** 2 if concave < -_STRAIGHT else math.inf
+    flat = _ROUND * (domain.dim - 1) / domain.ricci if domain.ricci else math.inf
     window = variance.clamp(max=memory)  # the end of the path, which the target is made of
     left, rows = variance.clone(), torch.arange(len(x), device=x.device)  # of those still on their way
     with trusted():
         distances, _ = domain.walls(x)
         while len(rows):
             start, time = x[rows], left[rows]
-            h = torch.maximum(least[rows], _clearance(distances) ** 2)
+            h = torch.maximum(least[rows], _clearance(distances) ** 2).clamp(max=flat)
             h = h.maximum(time * (_SHARE / steps)).maximum((time - (_FAR * domain.inradius) ** 2) * _FAR_SHARE)
             before = time - window[rows]
             goal = torch.where(before > 0, before, time)
@@ -88,7 +92,10 @@ def simulate(
             noise = domain.sample_noise(start, generator=generator)
             end = domain.reflect(start, h.sqrt().reshape(-1, *ones) * noise)
             beta, (distances, normals) = distances, domain.walls(end)
-            value = backward_step(domain, end, start, h, total[rows], distances, beta, normals, generator)
+            beyond = domain.transp(start, end, total[rows])
+            if domain.ricci:
+                beyond = torch.exp(-domain.ricci / 2 * h).reshape(-1, *ones) * beyond
+            value = backward_step(domain, end, start, h, beyond, distances, beta, normals, generator)
             total[rows] = torch.where((before > 0).reshape(-1, *ones), 0.0, value)
             x[rows], left[rows] = end, time - h
             moving = (time > h).nonzero().squeeze(-1)

@@ -147,6 +147,21 @@ class Product(Domain):
         self._check(x=x, v=v)
         return self.join(*self._each(lambda f, p, w: f.tangent(p, w), x, v))
 
+    def expmap(self, x: Tensor, v: Tensor) -> Tensor:
+        """Each part moves in its own factor, ``[*batch, D]``."""
+        self._check(x=x, v=v)
+        return self.join(*self._each(lambda f, p, w: f.expmap(p, w), x, v))
+
+    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
+        """The factors' shortest ways, ``[*batch, D]``."""
+        self._check(x=x, y=y)
+        return self.join(*self._each(lambda f, p, q: f.logmap(p, q), x, y))
+
+    def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """Each part of ``v`` carried in its own factor, ``[*batch, D]``."""
+        self._check(x=x, y=y, v=v)
+        return self.join(*self._each(lambda f, p, q, w: f.transp(p, q, w), x, y, v))
+
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """The sum of the factors' inner products, ``[*batch]``."""
         self._check(x=x, u=u, v=v)

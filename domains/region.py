@@ -24,7 +24,7 @@ __all__ = ["Region"]
 
 _LEAST = 5.0  # mesh widths that the least sigma of the series is
 _WINDOW, _WIDE_WINDOW = 0.05, 0.25  # of curvature, in inradii
-_MOST_BENT = 60.0  # curvature, in 1/inradius
+_MOST_BENT = 20.0  # curvature, in 1/inradius
 _FORGOTTEN = 1e-6  # size of the first term of the series from which on a law is uniform
 _NUDGES = 40
 _ROUNDS = 1000
@@ -33,8 +33,8 @@ _ROUNDS = 1000
 class Region(Domain):
     """A bounded, connected set in the plane with a polygon as outline, and polygons as holes.
 
-    The outline itself, to its last corner, decides membership, distances and specular moves: by ray casting over a grid of
-    candidate edges, in double precision. A mesh carries the Laplacian's eigenfunctions, from which come the
+    The outline itself, to its last corner, decides membership, distances and specular moves: by ray casting over a grid
+    of candidate edges, in double precision. A mesh carries the Laplacian's eigenfunctions, from which come the
     spectral gap and, from :attr:`least_sigma` on, the heat kernel: :meth:`diffuse` then draws from it and returns its
     score, and follows simulated paths for less noise. Mesh and eigenfunctions are made when they are first asked for,
     and need scikit-fem (the extra ``geometry``).
@@ -157,7 +157,7 @@ class Region(Domain):
                 break
             margin = 2 * margin
         found[rows] = foot[rows]  # the very tip of a spike
-        moved = x.reshape(-1, 2).index_put((out,), found.to(x.dtype))
+        moved: Tensor = x.reshape(-1, 2).index_put((out,), found.to(x.dtype))
         return moved.reshape(x.shape)
 
     def boundary(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,25 +167,27 @@ class Region(Domain):
         """
         self._check(x=x)
         flat, segments = self._flat(x)
-        with torch.no_grad():
-            edge = segments.nearest(flat)
-            sign = torch.where(segments.contains(flat), 1.0, -1.0).to(flat)
+        edge = segments.nearest(flat.detach())
         away, along = flat - segments.start[edge], segments.along[edge]
         share, normal = (away * along).sum(-1), segments.normal(edge)
         length = segments.length[edge]
-        beside = (share >= 0) & (share <= length)
-        off = away - (share.clamp(min=0).minimum(length)).unsqueeze(-1) * along
-        gap = torch.where(beside.unsqueeze(-1), 1.0, off).norm(dim=-1)
-        from_corner = sign.unsqueeze(-1) * off / torch.where(gap > 0, gap, 1.0).unsqueeze(-1)
-        at_edge = (beside | (gap == 0)).unsqueeze(-1)
-        distance = torch.where(beside, (away * normal).sum(-1), sign * gap)
-        normal = torch.where(at_edge, normal, from_corner)
+        distance = (away * normal).sum(-1)
+        at_corner = ((share < 0) | (share > length)).nonzero().squeeze(-1)
+        if len(at_corner):
+            first = edge[at_corner]
+            corner = torch.where(share[at_corner] < 0, first, segments.following[first])
+            off = flat[at_corner] - segments.start[corner]
+            gap = off.norm(dim=-1)
+            inward = (off * segments.inward[corner]).sum(-1)
+            signed = torch.where(inward < 0, -gap, gap)
+            distance = distance.index_put((at_corner,), signed)
+            normal = normal.index_put((at_corner,), off / signed.unsqueeze(-1))
         return distance.reshape(self._batch(x)).to(x.dtype), normal.reshape(x.shape).to(x.dtype)
 
     def curvature(self, x: Tensor) -> Tensor:
         """The angle by which the outline turns within a twentieth of the inradius, per length; ``[*batch, 1]``.
 
-        Zero on straight parts; corners of more than thirty degrees do not count.
+        Zero on straight parts; corners that stick out by more than thirty degrees do not count.
         """
         self._check(x=x)
         flat, segments = self._flat(x.detach())
@@ -193,19 +195,20 @@ class Region(Domain):
         share = ((flat - segments.start[edge]) * segments.along[edge]).sum(-1)
         share = share.clamp(min=0).minimum(segments.length[edge])
         most = _MOST_BENT / self.inradius
-        found = self._on("_arcs", x.device).curvature(edge, share, _WINDOW * self.inradius).clamp(-most, most)
+        arcs: Arcs = self._on("_arcs", x.device)
+        found = arcs.curvature(edge, share, _WINDOW * self.inradius).clamp(-most, most)
         return found.reshape(*self._batch(x), 1).to(x.dtype)
 
     def reflect(self, x: Tensor, displacement: Tensor) -> Tensor:
         """The specular move, from edge to edge; a move of more than a thousand pieces ends where it is."""
         x, displacement = self._check_move(x, displacement)
         flat, segments = self._flat(x.detach())
-        move = displacement.detach().reshape(-1, 2).double()
-        outside = (~segments.contains(flat)).nonzero().squeeze(-1)  # by a rounding error
-        if len(outside):
-            flat = flat.index_put((outside,), self.project(flat[outside]))
-        end = segments.move(flat, move, 1e-12 * self.magnitude)
-        return self.project(end).reshape(x.shape).to(x.dtype)
+        tolerance = 64 * torch.finfo(x.dtype).eps * self.magnitude  # a start may be outside by as much
+        end, met = segments.move(flat, displacement.detach().reshape(-1, 2).double(), tolerance)
+        rows = met.nonzero().squeeze(-1)
+        if len(rows):
+            end[rows] = self.project(end[rows])
+        return end.reshape(x.shape).to(x.dtype)
 
     def geodesic_distance(self, x: Tensor, y: Tensor) -> Tensor:
         """Length ``[*batch]`` of the shortest way from ``x`` to ``y`` inside; batch shapes broadcast.
@@ -233,16 +236,15 @@ class Region(Domain):
 
     @cached_property
     def inradius(self) -> float:
-        """Radius of a ball that fits inside: the largest that a search from the clearest cells of a grid found."""
-        segments = self._segments
-        cells = torch.where(segments.inside, segments.clear, -1.0).topk(64).indices
-        x, step = segments.centres(cells), segments.cell
+        """Radius of a ball that fits inside: the largest that a search from the deepest of 4,096 points found."""
+        x = self.sample_uniform(4096, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        x, step = x[self.boundary(x)[0].topk(64).indices], self._segments.cell
         offsets = torch.cartesian_prod(*[torch.linspace(-1, 1, 3, dtype=torch.float64)] * 2)
-        for _ in range(40):
+        for _ in range(60):
             tried = (x.unsqueeze(1) + step * offsets).reshape(-1, 2)
             depth = self.boundary(tried)[0].reshape(len(x), -1)
             x = tried.reshape(len(x), -1, 2)[torch.arange(len(x)), depth.argmax(-1)]
-            step *= 0.75
+            step *= 0.8
         return float(depth.max())
 
     @cached_property
@@ -329,7 +331,7 @@ class Region(Domain):
     # ------------------------------------------------------------------ networks
 
     def features(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Coordinates scaled to [-1, 1], the distance to the wall against ``sigma``, and the normal where that is near."""
+        """Coordinates scaled to [-1, 1], the wall's distance against ``sigma``, and its normal where it is near."""
         low, high = (b.to(x) for b in self.bounding_box)
         distance, normal = self.boundary(x)
         near = (sigma / (distance.clamp(min=0) + sigma)).unsqueeze(-1)
@@ -353,7 +355,9 @@ class Region(Domain):
     def __repr__(self) -> str:
         """Rings, corners and area: the corners themselves would fill pages."""
         corners = sum(map(len, self._rings))
-        return f"Region(rings={len(self._rings)}, corners={corners}, area={self.area:g}, resolution={self.resolution:g})"
+        return (
+            f"Region(rings={len(self._rings)}, corners={corners}, area={self.area:g}, resolution={self.resolution:g})"
+        )
 
     # ------------------------------------------------------------------ what is made once
 
@@ -398,7 +402,7 @@ class Region(Domain):
         return x.reshape(-1, 2).double(), self._on("_segments", x.device)
 
     def _foot(self, flat: Tensor) -> tuple[Tensor, Tensor]:
-        """The nearest point of the outline to points outside ``[n, 2]``, and a direction that leads inside from there."""
+        """The point of the outline nearest to points outside ``[n, 2]``, and a direction that leads inside from it."""
         segments: Segments = self._on("_segments", flat.device)
         edge = segments.nearest(flat)
         share = ((flat - segments.start[edge]) * segments.along[edge]).sum(-1)
@@ -431,6 +435,12 @@ class Region(Domain):
 
     def _by_paths(self, x0: Tensor, sigma: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
         return paths.simulate(self, x0, sigma, generator=generator)
+
+    def _no_kernel(self) -> NotImplementedError:
+        return NotImplementedError(
+            f"{self!r} has no heat kernel for every sigma: kernel_log_prob and kernel_score are there from least_sigma "
+            f"({self.least_sigma:g}) on, and `diffuse` noises points and returns training targets for any"
+        )
 
     def _values(self) -> tuple[Any, ...]:
         return (type(self), self.resolution, *((len(r), r.tobytes()) for r in self._rings))

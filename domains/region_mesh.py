@@ -125,9 +125,7 @@ def _depth(segments: Segments, points: Floats) -> Floats:
     return found
 
 
-def _conforming(
-    segments: Segments, fixed: Floats, links: Ints, inner: Floats
-) -> tuple[Floats, Ints, Floats, Ints]:
+def _conforming(segments: Segments, fixed: Floats, links: Ints, inner: Floats) -> tuple[Floats, Ints, Floats, Ints]:
     """Delaunay triangles inside whose outer sides are the links, after as many of these were cut as need be."""
     for _ in range(_ROUNDS):
         points = np.concatenate([fixed, inner])
@@ -166,7 +164,8 @@ def _delaunay(segments: Segments, points: Floats) -> Ints:
     found[signed < 0] = found[signed < 0][:, ::-1]
     longest = np.linalg.norm(points[found] - points[np.roll(found, 1, 1)], axis=2).max(1)
     found = found[np.abs(signed) > _FLAT * longest**2]
-    return found[segments.contains(torch.from_numpy(points[found].mean(1))).numpy()]
+    inside: npt.NDArray[np.bool_] = segments.contains(torch.from_numpy(points[found].mean(1))).numpy()
+    return np.asarray(found[inside], dtype=np.int64)
 
 
 def _present(triangles: Ints, links: Ints, count: int) -> npt.NDArray[np.bool_]:
@@ -198,7 +197,7 @@ def _areas(points: Floats, triangles: Ints) -> Floats:
 def _simpler(rings: list[Floats], tolerance: float) -> list[Floats]:
     """The same outline with fewer corners, by a distance of at most ``tolerance``; still one piece with its holes."""
     try:
-        import shapely
+        import shapely  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
         raise ImportError(
             f"an outline of more than {_MOST_CORNERS} corners is simplified by shapely, which is missing; get it with\n"

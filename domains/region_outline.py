@@ -137,17 +137,19 @@ def _listed(rings: Any) -> list[Any]:
 
 def _ring(ring: Any, name: str) -> Floats:
     try:
-        array = np.array(ring.detach().cpu() if isinstance(ring, Tensor) else ring, dtype=np.float64)
+        array = np.array(ring.detach().cpu().numpy() if isinstance(ring, Tensor) else ring, dtype=np.float64)
     except (TypeError, ValueError):
         raise ShapeError(f"{name} must be an array of corners [k, 2]") from None
     if array.ndim != 2 or array.shape[1] != 2:
         raise ShapeError(f"{name} has shape {list(array.shape)}; expected [k, 2]")
     if not np.isfinite(array).all():
         raise DomainError(f"{name} must be finite; at corner {int((~np.isfinite(array)).any(1).argmax())} it is not")
-    array = array[(array != np.roll(array, 1, 0)).any(1)]  # no corner twice in a row, nor the first one again at the end
+    array = array[
+        (array != np.roll(array, 1, 0)).any(1)
+    ]  # no corner twice in a row, nor the first one again at the end
     if len(array) < 3:
         raise ShapeError(f"{name} has {len(array)} different corners; a ring needs at least 3")
-    return array
+    return np.asarray(array, dtype=np.float64)
 
 
 def _refuse_crossings(rings: list[Floats]) -> None:
@@ -161,7 +163,8 @@ def _refuse_crossings(rings: list[Floats]) -> None:
     low, high = np.minimum(a, b)[order], np.maximum(a, b)[order]
     last = np.searchsorted(low[:, 0], high[:, 0], side="right")  # edges that begin before this one ends
     counts = last - np.arange(len(a)) - 1
-    for rows in np.split(np.arange(len(a)), np.searchsorted(np.cumsum(counts), np.arange(_PAIRS, counts.sum(), _PAIRS))):
+    cuts = np.searchsorted(np.cumsum(counts), np.arange(_PAIRS, counts.sum(), _PAIRS))
+    for rows in np.split(np.arange(len(a)), cuts):
         first = np.repeat(rows, counts[rows])
         before = np.repeat(np.cumsum(counts[rows]) - counts[rows], counts[rows])
         second = first + 1 + np.arange(len(first)) - before
@@ -193,8 +196,8 @@ def _meet(a: Floats, b: Floats, c: Floats, d: Floats) -> np.ndarray[Any, np.dtyp
         found: Floats = np.sign(u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0])
         return found
 
-    met: np.ndarray[Any, np.dtype[np.bool_]] = (side(a, b, c) * side(a, b, d) <= 0) & (side(c, d, a) * side(c, d, b) <= 0)
-    return met
+    met: np.ndarray[Any, np.dtype[np.bool_]] = side(a, b, c) * side(a, b, d) <= 0
+    return met & (side(c, d, a) * side(c, d, b) <= 0)
 
 
 def _shown(point: Floats) -> str:
@@ -223,4 +226,5 @@ def _straightened(ring: Floats) -> Floats:
     ring = ring[(ring != np.roll(ring, 1, 0)).any(1)]
     before, after = ring - np.roll(ring, 1, 0), np.roll(ring, -1, 0) - ring
     across = np.abs(before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0])
-    return ring[across > 1e-9 * np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)]
+    kept: Floats = ring[across > 1e-9 * np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)]
+    return kept

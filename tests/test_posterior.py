@@ -235,6 +235,11 @@ def test_observations_that_do_not_fit_are_refused(posterior):
         posterior.log_prob(torch.full((2,), math.nan), torch.zeros(2))
     with pytest.raises(DomainError, match="outside the prior's support"):
         posterior.gradient(torch.full((2,), 11.0), torch.zeros(2))
+    for sigma in (0.0, 9.0):
+        with pytest.raises(ValueError, match="sigma must lie in"):
+            posterior.gradient(torch.zeros(2), torch.zeros(2), sigma=sigma)
+    with pytest.raises(ValueError, match="starts must be at least 2"):
+        posterior.map(torch.zeros(2), starts=1)
     with pytest.raises(ShapeError, match="expected one observation"):
         posterior.map(torch.zeros(3, 2))
 
@@ -243,7 +248,7 @@ def test_flows_have_samples_and_densities_but_no_gradient():
     theta = torch.rand(64, 2, generator=seeded())
     posterior = Posterior(quick(Hypercube(2), theta, theta, process="flow"), theta[0])
     assert posterior.sample((3,), seed=0, steps=4).shape == (3, 2)
-    for call in (lambda: posterior.gradient(theta[:3]), posterior.map):
+    for call in (lambda: posterior.gradient(theta[:3], sigma=0.1), posterior.map):
         with pytest.raises(ValueError, match='fit a model with process="diffusion"'):
             call()
 

@@ -72,7 +72,7 @@ class SlicedScoreMatching(ScoreMatching):
     r"""Monte Carlo estimate of :math:`\int_0^1 \lambda(t)\, E[\frac12 |s|^2 + z \cdot J z]\, dt`, z standard normal.
 
     :class:`ImplicitScoreMatching` with the divergence estimated from random projections, in the variance-reduced
-    form that keeps the exact |s|^2 (Song, Garg, Shi & Ermon 2019, "Sliced Score Matching", arXiv 1905.07088). One
+    form that keeps the exact ``|s|^2`` (Song, Garg, Shi & Ermon 2019, "Sliced Score Matching", arXiv 1905.07088). One
     backward pass for each projection, whatever the dimension; the same condition on the wall.
 
     Args:

@@ -100,7 +100,7 @@ def _draw_parts(
 def _draw_ball(
     domain: Domain, clouds: list[Cloud], names: Sequence[str] | None, title: str | None, kind: Kind
 ) -> Figure:
-    return ball_figure([c._replace(points=c.points / domain.inradius) for c in clouds], names or (), title)
+    return ball_figure([c._replace(points=c.points / domain.magnitude) for c in clouds], names or (), title)
 
 
 def _corner_figure(

@@ -15,8 +15,8 @@ __all__ = ["Multistep"]
 class Multistep(Sampler):
     """Exact for denoised points that change linearly with log sigma, which is extrapolated from the last step.
 
-    With D = x - sigma dx/dsigma the denoised point, h = log(sigma / sigma') and D_ = D + (h / 2 h_last) (D - D_last),
-    the step is x <- reflect(x, (1 - sigma' / sigma) (D_ - x)). The first step is of first order.
+    With D = x - sigma dx/dsigma the denoised point, h = log(sigma / sigma') and D* = D + (h / 2 h_last) (D - D_last),
+    the step is x <- reflect(x, (1 - sigma' / sigma) (D* - x)). The first step is of first order.
 
     Args:
         process: what to follow.

@@ -20,6 +20,7 @@ from constrained_diffusion.domains import Domain
 Z_LIMIT = 4.5  # standard errors that chance reaches once in 150,000 tries
 BIAS_LIMIT = 0.03  # relative; smaller ones may be the error of a finite number of steps
 P_LIMIT = 1e-6  # of two-sample tests
+_TUBE = 0.1  # half the width of the tube around a curved set, in its inradii
 SHARE = 0.9  # of the points at which a pointwise law must hold: edges and medial axes are exceptions
 DOUBLE = torch.float64
 
@@ -107,9 +108,14 @@ class Bench:
         if not self.bounded:
             raise SkipCheck("infinite volume: there is no uniform law")
 
+    @cached_property
+    def walled(self) -> bool:
+        """Whether there is a wall."""
+        return bool(self.domain.boundary(self.inside[:1])[0].isfinite().all())
+
     def need_walls(self) -> None:
         """Skip a check that needs a wall."""
-        if not bool(self.domain.boundary(self.inside[:1])[0].isfinite().all()):
+        if not self.walled:
             raise SkipCheck("there is no wall: the distance to it is infinite")
 
     def need_exact_walls(self) -> None:
@@ -163,7 +169,7 @@ class Bench:
         """Points inside and outside, near and far, all reached along tangent vectors."""
         x = self.some(self.inside, count)
         sizes = torch.tensor([0.3, 1.0, 4.0], dtype=x.dtype)[torch.arange(len(x)) % 3] * self.scale
-        return x + self.wide(sizes) * self.noise(x, purpose)
+        return self.domain.expmap(x, self.wide(sizes) * self.noise(x, purpose))
 
     def outside(self, count: int, purpose: str) -> Tensor:
         """Points beyond the walls by more than rounding; skips the check where none were found."""
@@ -188,26 +194,48 @@ class Bench:
         """The first ``count`` rows, taken again from the start where there are fewer."""
         return x[torch.arange(count) % len(x)]
 
-    # ------------------------------------------------------------------ flat sets
+    # ------------------------------------------------------------------ flat sets and curved ones
+
+    @cached_property
+    def turns(self) -> bool:
+        """Whether the tangent space is not the same everywhere: a curved set within R^n."""
+        if self.domain.dim == self.size:
+            return False
+        first, other = self._tangent_maps
+        return float((first - other).abs().max()) > 1e-9
+
+    @cached_property
+    def wraps(self) -> bool:
+        """Whether the shortest way between points is not the difference of their coordinates."""
+        x, y = self.inside[: self.few], self.inside[: self.few].flip(0)
+        return float(self.norm(self.domain.logmap(x, y) - (y - x)).max()) > 1e-6 * self.scale
+
+    @cached_property
+    def _tangent_maps(self) -> tuple[Tensor, Tensor]:
+        axes = torch.eye(self.size, dtype=DOUBLE).reshape(self.size, *self.event)
+        first, other = (
+            self.flat(self.domain.tangent(x.expand_as(axes), axes)) for x in (self.inside[0], self.inside[-1])
+        )
+        return first, other
 
     @cached_property
     def plane(self) -> Tensor:
         """A Euclidean orthonormal basis ``[dim, size]`` of the plane a flat domain lies in."""
         if self.domain.dim == self.size:
             return torch.eye(self.size, dtype=DOUBLE)
-        first, other = self.inside[0], self.inside[-1]
-        axes = torch.eye(self.size, dtype=DOUBLE).reshape(self.size, *self.event)
-        maps = [self.flat(self.domain.tangent(x.expand_as(axes), axes)) for x in (first, other)]
-        if float((maps[0] - maps[1]).abs().max()) > 1e-9:
-            raise SkipCheck("the tangent space is not the same everywhere")
-        rows: Tensor = torch.linalg.svd(maps[0]).Vh[: self.domain.dim]
+        rows: Tensor = torch.linalg.svd(self._tangent_maps[0]).Vh[: self.domain.dim]
         return rows
 
     @cached_property
     def proposals(self) -> tuple[Tensor, float]:
-        """Uniform points of a box in the domain's plane that holds the domain, and the log-volume of that box."""
+        """Uniform points of a box in the domain's plane that holds the domain, and the log-volume of that box.
+
+        Around a curved set: points of R^n, and the box's volume by that of the ball that a thin tube has across.
+        """
         if self.size > 64:
             raise SkipCheck(f"{self.size} coordinates are too many to fill a box at random")
+        if self.turns:
+            return self._around_curved_set()
         if self.domain.dim == self.size:
             low, high = (self.flat(b) for b in self.domain.bounding_box)
             centre = torch.zeros(self.size, dtype=DOUBLE)
@@ -225,7 +253,33 @@ class Bench:
     def accepted(self) -> Tensor:
         """Those proposals that lie inside: uniform whatever ``sample_uniform`` does."""
         x = self.proposals[0]
+        if self.turns:
+            return self._in_tube(x)
         return x[self.domain.contains(x, atol=self.atol() if self.domain.dim < self.size else 0.0)]
+
+    @property
+    def _tube(self) -> float:
+        return _TUBE * min(self.scale, float(self.domain.magnitude))
+
+    def _around_curved_set(self) -> tuple[Tensor, float]:
+        low, high = (self.flat(b) for b in self.domain.bounding_box)
+        low, high = low - self._tube, high + self._tube
+        u = torch.rand((1 << 16, self.size), generator=self.generator("proposals"), dtype=DOUBLE)
+        x = (low + (high - low) * u).reshape(-1, *self.event)
+        across = self.size - self.domain.dim
+        log_ball = across * math.log(self._tube * math.sqrt(math.pi)) - math.lgamma(across / 2 + 1)
+        return x, float((high - low).log().sum()) - log_ball
+
+    def _in_tube(self, y: Tensor) -> Tensor:
+        """The nearest points of those ``y`` that lie straight above or below the set, nearer than the tube is wide.
+
+        Such points fill a volume of the set's times that of a ball across, but for curvature (the square of the width),
+        and their nearest points are as uniform.
+        """
+        x = self.domain.project(y)
+        away = self.norm(y - x)
+        along = self.norm(self.domain.tangent(x, y - x))
+        return x[(away < self._tube) & (along <= 1e-6 * away + self.atol())]
 
 
 # ---------------------------------------------------------------------- evidence

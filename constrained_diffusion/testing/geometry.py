@@ -46,6 +46,7 @@ def membership(bench: Bench) -> Finding:
     return together(
         share("contained points stay", moved[inside] <= slack) if bool(inside.any()) else Finding(True, "none inside"),
         share("others move", moved[outside] > slack) if bool(outside.any()) else Finding(True, "none outside"),
+        share("points off the curved set", ~bench.domain.contains(_off(bench))) if bench.turns else Finding(True, ""),
     )
 
 
@@ -81,7 +82,7 @@ def nearest(bench: Bench) -> Finding:
     z = bench.some(bench.inside, rivals).unsqueeze(0).expand(len(y), rivals, *bench.event)
     reach = torch.logspace(-2, 0, rivals, dtype=DOUBLE) * bench.scale
     close = p.unsqueeze(1).expand_as(z)
-    close = close + bench.wide(reach) * bench.noise(close, "rivals") / math.sqrt(bench.domain.dim)
+    close = bench.domain.expmap(close, bench.wide(reach) * bench.noise(close, "rivals") / math.sqrt(bench.domain.dim))
     allowed = bench.domain.contains(close, atol=bench.atol())
     y, p = y.unsqueeze(1), p.unsqueeze(1)
     lengths: dict[str, Callable[[Tensor], Tensor]] = {
@@ -138,6 +139,31 @@ def gradient(bench: Bench) -> Finding:
     return together(_small("off by", error / size, _TOLERANCE), _small("not tangent by", off, _TOLERANCE))
 
 
+@promise("expmap goes straight", "let expmap follow geodesics evenly, transp carry vectors along, logmap look back")
+def straight(bench: Bench) -> Finding:
+    """The geodesic equation by differences: at a constant velocity, carried along, with no tangent acceleration."""
+    domain, x = bench.domain, bench.inside[: bench.few]
+    v, w = (bench.noise(x, f"straight {i}") / math.sqrt(domain.dim) for i in range(2))
+    v, step = 0.3 * bench.scale * v, 1e-3
+    found = []
+    for begin in (0.0, 1.0):
+        y = domain.expmap(x, begin * v)
+        ahead, behind = (domain.expmap(x, (begin + s * step) * v) for s in (1, -1))
+        velocity, change = (ahead - behind) / (2 * step), (ahead - 2 * y + behind) / step**2
+        off = torch.maximum(bench.norm(velocity - domain.transp(x, y, v)), bench.norm(domain.tangent(y, change)))
+        found.append(share(f"steady at {begin:g}", off <= _LOOSE * bench.scale, SHARE))
+    y = domain.expmap(x, v)
+    kept = domain.inner(y, domain.transp(x, y, v), domain.transp(x, y, w)) - domain.inner(x, v, w)
+    off = bench.norm(domain.tangent(y, domain.transp(x, y, w)) - domain.transp(x, y, w))
+    return together(
+        *found,
+        _small("at rest it moves", bench.norm(domain.expmap(x, 0 * v) - x), _TOLERANCE * bench.scale),
+        _small("transp changes inner products by", kept.abs(), _TOLERANCE * bench.scale),
+        _small("and leads out of the tangent space by", off, _TOLERANCE),
+        _small("logmap off by", bench.norm(domain.logmap(x, y) - v), _LOOSE * bench.scale),
+    )
+
+
 @promise("interpolate", "lead from x (share 0) to y (share 1) inside the set")
 def between(bench: Bench) -> Finding:
     x, y = bench.inside[: bench.few], bench.inside[: bench.few].flip(0)
@@ -175,7 +201,7 @@ def slope(bench: Bench) -> Finding:
     bench.need_exact_walls()
     x, _, n = _interior(bench)
     step = 1e-3 * bench.scale
-    up, down = (bench.domain.boundary(x + s * step * n)[0] for s in (1, -1))
+    up, down = (bench.domain.boundary(bench.domain.expmap(x, s * step * n))[0] for s in (1, -1))
     rate = (up - down) / (2 * step)
     found = share("the slope is 1", (rate - 1).abs() < 0.03, SHARE)
     return Finding(found.ok, f"{found.detail}; median {float(rate.median()):.3f}")
@@ -185,10 +211,11 @@ def slope(bench: Bench) -> Finding:
 def foot(bench: Bench) -> Finding:
     bench.need_exact_walls()
     x, d, n = _interior(bench)
-    y = x - bench.wide(d) * n
+    y = bench.domain.expmap(x, -bench.wide(d) * n)
     slack = 0.02 * d + _LOOSE * bench.scale
     good = bench.domain.boundary(y)[0].abs() <= slack
-    inside = bench.domain.contains(y + bench.wide(slack) * n, atol=_LOOSE * bench.scale)
+    back = bench.domain.expmap(y, bench.wide(slack) * bench.domain.transp(x, y, n))
+    inside = bench.domain.contains(back, atol=_LOOSE * bench.scale)
     return share("x - distance * normal is on the wall", good & inside, SHARE)
 
 
@@ -202,7 +229,9 @@ def walls(bench: Bench) -> Finding:
     least, which = distances.min(-1)
     rows = torch.arange(len(x))
     same = bench.norm(normals[rows, which] - n) < _LOOSE
-    other = normals[rows, torch.randint(distances.shape[-1], rows.shape, generator=bench.generator("walls"))]
+    some = torch.randint(distances.shape[-1], rows.shape, generator=bench.generator("walls"))
+    some = torch.where(distances[rows, some].isfinite(), some, which)  # a factor of a product may have no wall
+    other = normals[rows, some]
     return together(
         _small("nearest distance off by", (least - d).abs(), _LOOSE * bench.scale),
         share("its normal is boundary's", same, SHARE),
@@ -222,7 +251,7 @@ def curvature(bench: Bench) -> Finding:
     step, bends = 0.05 * bench.scale, []
     for i in range(4):
         t = along_wall(bench, x, n, f"bend {i}")
-        ahead, behind = (bench.domain.boundary(x + s * step * t)[1] for s in (1, -1))
+        ahead, behind = (bench.domain.boundary(bench.domain.expmap(x, s * step * t))[1] for s in (1, -1))
         bends.append(-bench.domain.inner(x, t, ahead - behind) / (2 * step))
     seen = torch.stack(bends)
     low, high = seen.amin(0), seen.amax(0)
@@ -268,6 +297,7 @@ PROMISES = (
     tangent,
     frame,
     gradient,
+    straight,
     between,
     sign,
     unit,
@@ -289,7 +319,7 @@ def feet(bench: Bench, height: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
     order = bench.depth.argsort(descending=True)[: max(50, min(len(bench.depth) // 3, bench.few))]
     x, d = bench.inside[order], bench.depth[order]
     n = bench.domain.boundary(x)[1]
-    x = x - bench.wide(d - height) * n
+    x = bench.domain.expmap(x, -bench.wide(d - height) * n)
     there, n = bench.domain.boundary(x)
     good = bench.domain.contains(x, atol=bench.atol()) & ((there - height).abs() <= 0.1 * height + 1e-3 * bench.scale)
     if not bool(good.any()):
@@ -318,6 +348,13 @@ def _far(bench: Bench) -> Tensor:
     """Points a hundred inradii and more away."""
     x = bench.inside[:40]
     return x + 100 * (bench.scale + bench.norm(x).max()) * bench.noise(x, "far")
+
+
+def _off(bench: Bench) -> Tensor:
+    """Points of R^n beside a curved set."""
+    x = bench.inside[: bench.few]
+    v = bench.noise(x, "off")
+    return x + 0.3 * bench.scale * v / bench.wide(bench.norm(v))
 
 
 def _small(name: str, values: Tensor, limit: float) -> Finding:

@@ -118,7 +118,7 @@ def finite(bench: Bench) -> Finding:
             except Exception as error:
                 bad.append(f"{name} raised {_words(error)}")
                 continue
-            unbounded = not bench.bounded and name == "boundary: distance"
+            unbounded = not bench.walled and name == "boundary: distance"
             if bool(out.isnan().any() | (out.isinf().any() & (not unbounded))) and not name.startswith("walls"):
                 row = bench.flat(x)[_rows(~out.isfinite(), len(x))][0]
                 bad.append(f"{name} at [{', '.join(f'{float(v):g}' for v in row[:4])}]")

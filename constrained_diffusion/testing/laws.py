@@ -25,7 +25,7 @@ def reflect_inside(bench: Bench) -> Finding:
     found = []
     for dtype in (DOUBLE, torch.float32):
         starts = [bench.inside[: bench.few]]
-        if bench.bounded:
+        if bench.bounded and bench.walled:
             starts.append(bench.on_wall)
         x = torch.cat(starts).to(dtype)
         x = x[bench.domain.contains(x, atol=bench.atol(dtype))]
@@ -37,14 +37,14 @@ def reflect_inside(bench: Bench) -> Finding:
     return Finding(not bad, "; ".join(bad[:3]) or f"{len(found)} times {len(x)} moves of 1e-6 to 1e3 inradii")
 
 
-@promise("reflect far from walls is a sum", "return x + displacement where that move meets no wall")
+@promise("reflect far from walls is a sum", "return x + displacement (expmap) where that move meets no wall")
 def plain_sum(bench: Bench) -> Finding:
     bench.need_exact_walls()
     x = bench.inside[bench.depth >= 0.5 * bench.scale][: bench.few]
     v = bench.noise(x, "sum")
     v = 0.2 * bench.scale * v / bench.wide(bench.length(x, v))
-    error = bench.norm(bench.domain.reflect(x, v) - (x + v))
-    return share("reflect(x, v) = x + v", error <= 1e-6 * bench.scale)
+    error = bench.norm(bench.domain.reflect(x, v) - bench.domain.expmap(x, v))
+    return share("reflect(x, v) = expmap(x, v)", error <= 1e-6 * bench.scale)
 
 
 @promise("reflect keeps the uniform law", "mirror the move at the wall; do not stop, project or reject it there")
@@ -82,7 +82,7 @@ def is_uniform(bench: Bench) -> Finding:
     walked, step = bench.uniform(bench.points, "walk"), 0.5 * bench.scale / math.sqrt(bench.domain.dim)
     generator = bench.generator("steps")
     for _ in range(_WALK):  # Metropolis' algorithm, which asks for membership alone
-        y = walked + step * bench.domain.sample_noise(walked, generator=generator)
+        y = bench.domain.expmap(walked, step * bench.domain.sample_noise(walked, generator=generator))
         walked = torch.where(bench.wide(bench.domain.contains(y, atol=1e-9 * bench.scale)), y, walked)
     return two_samples(pairs(bench, x, walked))
 
@@ -148,10 +148,10 @@ def inradius(bench: Bench) -> Finding:
 @promise("diameter", "return an upper bound of the distance between two points, in the metric")
 def diameter(bench: Bench) -> Finding:
     claimed = float(bench.domain.diameter)
-    x = torch.cat([bench.on_wall, bench.inside[:200]]) if bench.bounded else bench.inside[:400]
+    x = torch.cat([bench.on_wall, bench.inside[:200]]) if bench.bounded and bench.walled else bench.inside[:400]
     x = x[:: max(1, len(x) * len(x) * bench.size // (1 << 23))]
     a, b = x.unsqueeze(1).expand(len(x), *x.shape), x.unsqueeze(0).expand(len(x), *x.shape)
-    seen = float(bench.length(a, a - b).max())
+    seen = float(bench.length(a, bench.domain.logmap(a, b)).max())
     return Finding(seen <= claimed * (1 + 1e-6), f"{claimed:.4g}; two points found are {seen:.4g} apart")
 
 
@@ -160,15 +160,17 @@ def gap(bench: Bench) -> Finding:
     """By Rayleigh's principle no function f has E|grad f|^2 / Var f below it, under the uniform law."""
     bench.need_uniform()
     claimed = float(bench.domain.spectral_gap)
-    y = _coordinates(bench, bench.uniform(4 * bench.points, "gap"))
+    x = bench.uniform(4 * bench.points, "gap")
+    curved = bench.turns or bench.wraps
+    y = bench.flat(x) if curved else _coordinates(bench, x)
     train, held_back = y[::2], y[1::2]
     axes = torch.linalg.eigh(train.T.cov().reshape(y.shape[1], -1)).eigenvectors[:, -3:].T
-    f, grad = _functions(train, axes)
+    f, grad = _curved_functions(bench, x[::2], axes) if curved else _functions(train, axes)
     energy, variance = torch.einsum("nad,nbd->ab", grad, grad) / len(f), f.T @ f / len(f)
     values, vectors = torch.linalg.eigh(variance)
     whiten = vectors[:, values > 1e-6 * values.max()] * values[values > 1e-6 * values.max()].rsqrt()
     weights = whiten @ torch.linalg.eigh(whiten.T @ energy @ whiten).eigenvectors[:, 0]
-    f, grad = _functions(held_back, axes)
+    f, grad = _curved_functions(bench, x[1::2], axes) if curved else _functions(held_back, axes)
     square, steep = (f @ weights) ** 2, ((weights @ grad) ** 2).sum(-1)
     quotient = float(steep.mean() / square.mean())
     error = float((steep - quotient * square).std() / square.mean()) / math.sqrt(len(f))
@@ -224,8 +226,6 @@ def _uniform_pair(bench: Bench, purpose: str) -> tuple[Tensor, Tensor]:
 
 def _coordinates(bench: Bench, x: Tensor) -> Tensor:
     """Coordinates ``[n, m]`` in which the metric is Euclidean, centred; at most 64 of them."""
-    if bench.domain.dim < bench.size:
-        _ = bench.plane  # skips the check where the tangent space turns: these are no coordinates there
     frame = bench.domain.frame(bench.inside[:1])[:64, 0]
     y = torch.stack([bench.domain.inner(x, e.expand_as(x), x - bench.inside[0]) for e in frame], -1)
     return y - y.mean(0)
@@ -242,5 +242,33 @@ def _functions(y: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
     square, around = (y * y).sum(-1).reshape(-1, 1, 1), y.unsqueeze(1)
     f = torch.cat([u, u**2, u**3, u * square], 1).squeeze(-1)
     grad = torch.cat([slope, 2 * u * slope, 3 * u**2 * slope, square * slope + 2 * u * around], 1)
+    return _standard(f, grad)
+
+
+def _curved_functions(bench: Bench, x: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
+    """Functions ``[n, f]`` that are continuous on a curved set, of mean zero, and their gradients ``[n, f, dim]``.
+
+    Powers of coordinates of R^n along ``axes`` ``[a, size]``, unless they jump as angles do, and of squared distances
+    from three points.
+    """
+    domain = bench.domain
+    step = 0.1 * bench.scale * bench.noise(x, "jumps")
+    jumps = bench.flat(domain.expmap(x, step) - x - step) @ axes.T
+    kept = axes[jumps.abs().amax(0) < bench.length(x, step).max()]
+    values = list((bench.flat(x) @ kept.T).unbind(-1))
+    slopes = [domain.gradient(x, a.reshape(bench.event).expand_as(x)) for a in kept]
+    if bench.wraps:
+        ways = [domain.logmap(x, p.expand_as(x)) for p in bench.inside[:3]]
+        values += [domain.inner(x, v, v) for v in ways]
+        slopes += [-2 * v for v in ways]
+    frame = domain.frame(x)
+    coordinates = [torch.stack([domain.inner(x, e, g) for e in frame], -1) for g in slopes]
+    pairs = list(zip(values, coordinates, strict=True))
+    f = torch.stack([v**k for v, _ in pairs for k in (1, 2, 3)], 1)
+    grad = torch.stack([(k * v ** (k - 1)).unsqueeze(-1) * c for v, c in pairs for k in (1, 2, 3)], 1)
+    return _standard(f, grad)
+
+
+def _standard(f: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     size = f.std(0)
     return (f - f.mean(0)) / size, grad / size.unsqueeze(-1)

@@ -54,7 +54,7 @@ def white(bench: Bench) -> Finding:
     off = float(bench.norm(domain.tangent(x, z) - z).max())
     found = [judge("squared length", domain.inner(x, z, z) / domain.dim - 1)]
     for i in range(5):
-        v = bench.noise(x[:1], f"direction {i}").expand_as(x)
+        v = domain.tangent(x, bench.noise(x[:1], f"direction {i}").expand_as(x))
         component = domain.inner(x, z, v) / bench.length(x, v)
         found += [judge(f"direction {i}: variance", component**2 - 1), judge(f"direction {i}: mean", component)]
     return together(Finding(off <= 1e-6, f"not tangent by {off:.1e}"), worst(found))
@@ -94,7 +94,7 @@ def unbiased(bench: Bench) -> Finding:
 
             def fields(y: Tensor, x0: Tensor = x0, normal: Tensor = normal) -> Tensor:
                 d = domain.boundary(y)[0] if has_wall else torch.ones(len(y), dtype=DOUBLE)
-                away = bench.wide(d) * domain.tangent(y, y - x0)
+                away = bench.wide(d) * _away(bench, y, x0)
                 if not has_wall:
                     return away.unsqueeze(0)
                 return torch.stack([away, bench.wide(d) * domain.tangent(y, normal)])
@@ -191,7 +191,8 @@ def gradient(bench: Bench) -> Finding:
         score = domain.heat_kernel_score(x, x0, sigma)
         t = bench.noise(x, f"gradient {factor}")
         t = t / bench.wide(bench.length(x, t))
-        ahead, behind = (domain.heat_kernel_log_prob(x + s * step * t, x0, sigma) for s in (1, -1))
+        ends = [domain.expmap(x, s * step * t) for s in (1, -1)]
+        ahead, behind = (domain.heat_kernel_log_prob(end, x0, sigma) for end in ends)
         error = (domain.inner(x, score, t) - (ahead - behind) / (2 * step)).abs() * sigma
         found.append(share(f"at sigma {sigma:.3g}", error < 0.02 * (1 + sigma * bench.length(x, score)), 0.98))
     return together(*found)
@@ -273,9 +274,18 @@ def _divergence(bench: Bench, x: Tensor, fields: Field) -> Tensor:
         directions = [domain.sample_noise(x, generator=generator) for _ in range(2)]
     total = torch.zeros(1, dtype=DOUBLE)
     for e in directions:
-        change = (fields(x + step * e) - fields(x - step * e)) / (2 * step)
+        change = (fields(domain.expmap(x, step * e)) - fields(domain.expmap(x, -step * e))) / (2 * step)
         total = total + torch.stack([domain.inner(x, e, c) for c in change])
     return total if domain.dim <= _WHOLE_FRAME else total / len(directions)
+
+
+def _away(bench: Bench, y: Tensor, x0: Tensor) -> Tensor:
+    """The way from ``x0``; where shortest ways jump it ends smoothly one unit of length away."""
+    if not bench.wraps:
+        return bench.domain.tangent(y, y - x0)
+    way = bench.domain.logmap(y, x0)
+    bump = (1 - (bench.length(y, way) / bench.scale) ** 2).clamp(min=0) ** 2
+    return -bench.wide(bump) * way
 
 
 def _near_wall(bench: Bench, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -308,7 +318,7 @@ def _is_smooth(bench: Bench, x0: Tensor, size: Tensor) -> Tensor:
     centre = x0.unsqueeze(1).expand(len(x0), _PATCH, *bench.event)
     z = bench.noise(centre, "patch")
     radius = size.unsqueeze(1) * torch.rand(z.shape[:2], generator=bench.generator("radius"), dtype=DOUBLE)
-    y = centre + bench.wide(radius / bench.length(centre, z)) * z
+    y = bench.domain.expmap(centre, bench.wide(radius / bench.length(centre, z)) * z)
     d, n = bench.domain.boundary(y)
     used = bench.domain.contains(y, atol=bench.atol()) & (d < size.unsqueeze(1))
     steps, turns = (bench.flat(v).unsqueeze(1) - bench.flat(v).unsqueeze(2) for v in (y, n))

@@ -205,7 +205,7 @@ def test_what_is_missing_is_said():
     with pytest.raises(ShapeError, match="x0 has shape"):
         domain.diffuse(torch.zeros(1, 3), 0.1)
     with pytest.raises(ValueError, match="unknown|known"):
-        Domain.from_config({"domain": "Torus"})
+        Domain.from_config({"domain": "KleinBottle"})
 
 
 def test_unbounded_and_thin_sets_are_reported():
