@@ -49,6 +49,8 @@ def write_math(self: HTML5Translator, node: nodes.Element) -> None:
     """A formula as MathML; what the converter does not know is a warning."""
     display = "block" if isinstance(node, nodes.math_block) else "inline"
     markup = convert(node.astext(), display=display)
+    if display == "block":
+        markup = f'<div style="overflow-x: auto">{markup}</div>'  # where the window is narrower than a formula
     if "\\" in markup or "<mi>&</mi>" in markup:
         logging.getLogger(__name__).warning("formula not understood: %s", node.astext(), location=node)
     self.body.append(markup)

@@ -175,7 +175,7 @@ def test_gradients_and_sensitivity(posterior):
     assert values.shape == (2,)
     assert vectors.shape == (2, 2)
     limits = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]])
-    matrix = conditional_corrcoeff(posterior.potential_fn, limits, posterior.sample((1,), **FAST), resolution=8)
+    matrix = conditional_corrcoeff(posterior, limits, posterior.sample((1,), **FAST), resolution=8)
     assert matrix.shape == (2, 2)
 
 

@@ -137,7 +137,8 @@ def inradius(bench: Bench) -> Finding:
         step = 0.3 * max(bench.scale, min(claimed, bench.domain.diameter)) * 0.985**i
         distances, normals = bench.domain.walls(x)
         weights = (-distances / step).softmax(-1)  # away from all walls that are about as near as the nearest
-        y = x + step * (weights.reshape(*weights.shape, *(1,) * bench.k) * normals).sum(1)
+        way = (weights.reshape(*weights.shape, *(1,) * bench.k) * normals).sum(1)
+        y = bench.domain.expmap(x, step * way)
         x = torch.where(bench.wide(bench.domain.contains(y, atol=bench.atol())), y, x)
         deepest = max(deepest, float(bench.domain.boundary(x)[0].max()))
     above = 1.1 if bench.domain.dim <= 8 else 1.5  # in many dimensions the climb stops short of the top
