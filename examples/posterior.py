@@ -81,7 +81,7 @@ def train(plan: Plan, run: Run) -> tuple[Posterior, Posterior, Generator]:
 
 
 def draw(posterior: Posterior, n: int, x: Tensor, run: Run) -> Tensor:
-    """Samples ``[n, *obs, d]`` given observations ``[*obs, k]``, by the random sampler, which is the better at walls."""
+    """Samples ``[n, *obs, d]`` given observations ``[*obs, k]``, by the random sampler, the better one at walls."""
     return posterior.sample((n,), x, seed=0, steps=run.sampler_steps(120))
 
 
