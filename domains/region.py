@@ -28,6 +28,7 @@ _MOST_BENT = 20.0  # curvature, in 1/inradius
 _FORGOTTEN = 1e-6  # size of the first term of the series from which on a law is uniform
 _NUDGES = 40
 _ROUNDS = 1000
+_WAVES = (1, 2, 4, 8)  # along a side of the bounding box, in features
 
 
 class Region(Domain):
@@ -331,11 +332,16 @@ class Region(Domain):
     # ------------------------------------------------------------------ networks
 
     def features(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Coordinates scaled to [-1, 1], the wall's distance against ``sigma``, and its normal where it is near."""
+        """Coordinates scaled to [-1, 1], the wall's distance against ``sigma``, and its normal where it is near.
+
+        And waves in the coordinates, which draw finer detail.
+        """
         low, high = (b.to(x) for b in self.bounding_box)
         distance, normal = self.boundary(x)
         near = (sigma / (distance.clamp(min=0) + sigma)).unsqueeze(-1)
-        return torch.cat([(x - low) / (high - low) * 2 - 1, 1 - near, near * normal], -1)
+        scaled = (x - low) / (high - low) * 2 - 1
+        waves = [wave(k * math.pi * scaled) for k in _WAVES for wave in (torch.cos, torch.sin)]
+        return torch.cat([scaled, 1 - near, near * normal, *waves], -1)
 
     # ------------------------------------------------------------------ values
 
