@@ -111,6 +111,10 @@ class Domain(ABC):
         gap: Tensor = (x - self.project(x)).flatten(x.ndim - len(self.event_shape)).norm(dim=-1)
         return gap <= atol + 8 * torch.finfo(x.dtype).eps * self.magnitude
 
+    def outside_hint(self, x: Tensor) -> str:
+        """What errors add about a point ``[*event_shape]`` outside: what is wrong with it, and the cure; or nothing."""
+        return ""
+
     def project(self, x: Tensor) -> Tensor:
         """The nearest point of the domain, ``[*batch, *event_shape]``; points inside are returned as they are."""
         self._check(x=x)

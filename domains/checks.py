@@ -166,7 +166,8 @@ def check_inside(domain: Domain, name: str, x: Tensor) -> None:
     point = x[index].flatten()
     shown = ", ".join(f"{float(v):g}" for v in point[:6]) + (", ..." if point.numel() > 6 else "")
     why = "is not finite" if not bool(point.isfinite().all()) else f"lies outside {domain!r}"
-    raise DomainError(f"{name}: {row}the point [{shown}] {why} ({int((~good).sum())} of {good.numel()} points)")
+    hint = domain.outside_hint(x[index]) if bool(point.isfinite().all()) else ""
+    raise DomainError(f"{name}: {row}the point [{shown}] {why} ({int((~good).sum())} of {good.numel()} points){hint}")
 
 
 def _first(bad: Tensor, values: Tensor) -> tuple[str, float]:

@@ -114,6 +114,13 @@ class Simplex(Domain):
         total = (x.sum(-1) - 1).abs() <= atol + rounding
         return total & (x >= -atol).all(-1)
 
+    def outside_hint(self, x: Tensor) -> str:
+        """The sum, where parts are non-negative and it is not one."""
+        total = float(x.sum())
+        if bool((x < 0).any()) or total == 0 or abs(total - 1) < 1e-12:
+            return ""
+        return f"; its parts sum to {total:.7g}, not to 1: divide each row by its sum"
+
     def project(self, x: Tensor) -> Tensor:
         """The nearest composition in R^n: subtract a threshold and cut at zero (Held, Wolfe & Crowder 1974)."""
         self._check(x=x)

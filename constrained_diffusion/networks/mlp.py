@@ -70,7 +70,9 @@ class MLP(nn.Module):
     def forward(self, x: Tensor, log_sigma: Tensor, condition: Tensor | None = None) -> Tensor:
         """Raw scores ``[B, *event_shape]`` at ``x`` ``[B, *event_shape]`` and ``log_sigma`` ``[B]``."""
         if condition is not None and not self.condition_dim:
-            raise ShapeError("condition was given to a network built without one (condition_dim=0)")
+            raise ShapeError(
+                "condition was given to a network built without one (condition_dim=0): fit the model with condition="
+            )
         if self.condition_dim and (condition is None or condition.shape != (len(x), self.condition_dim)):
             given = "it is missing" if condition is None else f"not {list(condition.shape)}"
             raise ShapeError(f"condition must have shape [{len(x)}, {self.condition_dim}]; {given}")

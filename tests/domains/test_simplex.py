@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from constrained_diffusion.domains import Simplex
+from constrained_diffusion.domains import DomainError, Simplex
 from tests import references as ref
 
 F64 = torch.float64
@@ -456,3 +456,11 @@ def test_damping_removes_the_flux_and_nothing_else(n, metric):
         damped = simplex.damp_normal(faces, v, width)
         assert damped.isfinite().all()
         assert float(torch.where(faces == 0, damped, 0).abs().max()) <= 1e-12
+
+
+def test_percentages_are_named_and_cured() -> None:
+    percent = torch.tensor([[20.0, 30.0, 50.0], [10.0, 10.0, 80.0]])
+    with pytest.raises(DomainError, match=r"its parts sum to 100, not to 1: divide each row by its sum$"):
+        Simplex(3).diffuse(percent, 0.1)
+    with pytest.raises(DomainError, match=r"\(1 of 1 points\)$"):  # no sum would help: a part is negative
+        Simplex(3).diffuse(torch.tensor([[-0.5, 0.5, 1.0]]), 0.1)
