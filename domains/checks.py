@@ -165,8 +165,8 @@ def check_inside(domain: Domain, name: str, x: Tensor) -> None:
     index = tuple((~good).nonzero()[0].tolist())
     point = x[index].flatten()
     shown = ", ".join(f"{float(v):g}" for v in point[:6]) + (", ..." if point.numel() > 6 else "")
-    why = "is not finite" if not bool(point.isfinite().all()) else f"lies outside {domain!r}"
-    hint = domain.outside_hint(x[index]) if bool(point.isfinite().all()) else ""
+    finite = bool(point.isfinite().all())
+    why, hint = (f"lies outside {domain!r}", domain.outside_hint(x[index])) if finite else ("is not finite", "")
     raise DomainError(f"{name}: {row}the point [{shown}] {why} ({int((~good).sum())} of {good.numel()} points){hint}")
 
 
