@@ -1,9 +1,10 @@
 """Training an image model: what a step costs beside the network's own arithmetic, images per second, peak memory.
 
 Full steps of the trainer (reading, noising, targets, loss, clipping, Adam, average) alternate with bare ones
-(``network(x, log_sigma, label)``, its square, backward); the share is of the medians. A preset of examples/cifar10.
+(``network(x, log_sigma, label)``, its square, backward); the share is of the medians. A round is ``--steps`` of them
+on end, as in training: a GPU computes one while the next is prepared. A preset of examples/cifar10.
 
-    python benchmarks/images.py [cpu] [--rounds 12] [--precision no] [--compile]
+    python benchmarks/images.py [cpu] [--rounds 12] [--steps 1] [--precision no] [--compile]
 """
 
 import argparse
@@ -12,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("preset", nargs="?", default="cpu", choices=[k for k in PRESETS if k != "likelihood"])
     parser.add_argument("--rounds", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=1, help="in a round")
     parser.add_argument("--precision", default="no", choices=["no", "bf16", "fp16"])
     parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
@@ -56,20 +59,23 @@ def main() -> None:
     x = torch.rand(size, *SHAPE, device=device)
     log_sigma, label = torch.full((size,), -1.0, device=device), labels[:size].to(device)
 
+    autocast = nullcontext() if model.precision is None else torch.autocast(device.type, model.precision)
+
     def bare() -> None:
-        model.network.zero_grad()
-        with trainer.accelerator.autocast():
-            out = model.network(x, log_sigma, label=label)
-        out.float().square().mean().backward()
+        for _ in range(arguments.steps):
+            model.network.zero_grad()
+            with autocast:
+                out = model.network(x, log_sigma, label=label)
+            out.float().square().mean().backward()
 
     def full() -> None:
-        trainer.run(trainer.step + 1, progress=False)
+        trainer.run(trainer.step + arguments.steps, progress=False)
 
     took: dict[str, list[float]] = {"full": [], "bare": []}
     for i in range(arguments.rounds + 2):
         for name, call in (("full", full), ("bare", bare)):
-            spent = seconds(call, device)
-            if i >= 2:  # the first rounds compile and allocate
+            spent = seconds(call, device) / arguments.steps
+            if i >= 2:  # the first rounds compile, allocate, and check data
                 took[name].append(spent)
     whole, network = (statistics.median(took[name]) for name in ("full", "bare"))
     if device.type == "cuda":

@@ -14,8 +14,9 @@ import torch
 from torch import Generator, Tensor
 
 from .checkpoints import write_atomic
-from .domains.checks import ShapeError
+from .domains.checks import ShapeError, trusted
 from .likelihood import dequantise
+from .sources import take_rows
 
 __all__ = ["ImageSource", "save_grid", "tile", "to_levels", "to_unit"]
 
@@ -75,13 +76,14 @@ class ImageSource:
     def batch(self, rows: Tensor, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Points ``[B, C, H, W]``, and ``label`` ``[B]`` and ``image`` ``[B, c, h, w]`` where there are any."""
         device = generator.device
-        levels = self.levels[rows.to(self.levels.device)].to(device)
-        x = dequantise(levels, generator=generator) if self.dequantise else to_unit(levels)
+        levels = take_rows(self.levels, rows, device)
+        with trusted():  # bytes are levels
+            x = dequantise(levels, generator=generator) if self.dequantise else to_unit(levels)
         if self.flip:
             x = torch.where(self._drawn(rows, 0.5, generator)[:, None, None, None], x.flip(-1), x)
         condition = {}
         if self.labels is not None:
-            label = self.labels[rows.to(self.labels.device)].to(device)
+            label = take_rows(self.labels, rows, device)
             condition["label"] = label.masked_fill(self._drawn(rows, self.hide, generator), self.classes)
         if self.condition is not None:
             gone = self._drawn(rows, self.hide, generator)[:, None, None, None]

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from .domains import Domain
 
-__all__ = ["EncodedSource", "Source", "TensorSource"]
+__all__ = ["EncodedSource", "Source", "TensorSource", "take_rows"]
 
 
 class Source(Protocol):
@@ -26,6 +26,14 @@ class Source(Protocol):
         Whatever is random in it (mirroring, hidden labels) is drawn from the generator.
         """
         ...
+
+
+def take_rows(values: Tensor, rows: Tensor, device: torch.device) -> Tensor:
+    """Rows ``[B]`` of a tensor ``[n, ...]``, on a device, which goes on computing while they are copied to it."""
+    taken = values[rows.to(values.device)]
+    if taken.device.type == "cpu" and device.type == "cuda":
+        taken = taken.pin_memory()
+    return taken.to(device, non_blocking=True)
 
 
 class TensorSource:
@@ -47,10 +55,9 @@ class TensorSource:
 
     def batch(self, rows: Tensor, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The rows as they are."""
-        rows = rows.to(self.x.device)
-        take = {"x": self.x, **self.conditions}
-        moved = {k: v[rows.to(v.device)].to(generator.device) for k, v in take.items()}
-        return moved.pop("x"), moved
+        return take_rows(self.x, rows, generator.device), {
+            k: take_rows(v, rows, generator.device) for k, v in self.conditions.items()
+        }
 
 
 class EncodedSource:

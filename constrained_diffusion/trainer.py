@@ -159,10 +159,12 @@ class Trainer:
         self.step, self.history = 0, list[tuple[int, float, float]]()
         self._order: tuple[int, Tensor] | None = None
         model.to(self.device).train()
-        self._average = AveragedModel(model, multi_avg_fn=_ramped_average(plan.average))
+        self._average = AveragedModel(model)
         self.averaged.eval()
         self.averaged.precision = None
-        optimiser = torch.optim.Adam(model.parameters(), lr=plan.learning_rate, fused=True)
+        self._weights: list[Tensor] = list(model.parameters())
+        self._averages: list[Tensor] = list(self.averaged.parameters())
+        optimiser = torch.optim.Adam(self._weights, lr=plan.learning_rate, fused=True)
         if plan.compile:
             model.network.compile()
         model.precision = _PRECISIONS[plan.precision]
@@ -171,6 +173,7 @@ class Trainer:
         self._recent: list[Tensor] = []  # losses since the last entry of the curve
         self._wrapped, self._optimiser = accelerator.prepare(model, optimiser)
         self._resume()
+        self._began = self.step
 
     @property
     def averaged(self) -> ScoreModel:
@@ -254,19 +257,31 @@ class Trainer:
                 self.accelerator.backward(self._scaler.scale(value / len(mine)))
             total += value.detach() / len(mine)
         self._scaler.unscale_(self._optimiser)
-        self.accelerator.clip_grad_norm_(self.model.parameters(), plan.clip)
+        self.accelerator.clip_grad_norm_(self._weights, plan.clip)
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self._optimiser.zero_grad(set_to_none=True)
-        self._average.update_parameters(self.model)
+        self._update_average()
         return total
+
+    @torch.no_grad()
+    def _update_average(self) -> None:
+        """Exponential average whose memory grows with the run, up to its decay; the first step's weights begin it."""
+        n = int(self._average.n_averaged)
+        decay = min(self.plan.average, (1 + n) / (10 + n)) if n else 0.0
+        torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
+        for averaged, current in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
+            averaged.copy_(current)
+        self._average.n_averaged += 1
 
     def _part_loss(self, part: int) -> Tensor:
         """Mean loss of one part of this step's batch."""
         generator = Generator(device=self.device).manual_seed(self._seed(_DATA, self.step, part))
         torch.manual_seed(self._seed(_NETWORK, self.step, part))
         x, condition = self.source.batch(self._rows(part), generator)
-        self.loss.sde.check_data("data", x)
+        seen = (self.step - self._began) * self.plan.batch_size >= len(self.source)
+        with trusted() if seen else nullcontext():  # each row once: to look at values makes a device wait
+            self.loss.sde.check_data("data", x)
         with trusted():
             noised = self.loss.prepare(x, generator=generator)
             return self.loss.evaluate(self._wrapped, noised, generator=generator, **condition).mean()
@@ -412,17 +427,6 @@ def load_averaged(folder: str | Path, model: ScoreModel) -> int:
 def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The tensors under a name, without it."""
     return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
-
-
-def _ramped_average(decay: float) -> Callable[[Any, Any, Tensor | int], None]:
-    """Exponential average whose memory grows with the run, up to its decay."""
-
-    @torch.no_grad()
-    def update(averaged: Any, current: Any, count: Tensor | int) -> None:
-        n = float(count)
-        torch._foreach_lerp_(list(averaged), list(current), 1 - min(decay, (1 + n) / (10 + n)))
-
-    return update
 
 
 class _Stop:
