@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
 from ..domains.base import batch_shape
-from ..domains.checks import trusted
+from ..domains.checks import SolverError, trusted
 from ..guidance import evaluations
 from ..process import Process, Score
 from .grids import Grid, checked_grid, even_times
@@ -120,7 +120,8 @@ class Sampler(ABC):
             :class:`Samples`.
 
         Raises:
-            ValueError: the latent lies outside the domain or has another shape, or the score is not finite.
+            ValueError: the latent lies outside the domain or has another shape.
+            SolverError: the score is not finite.
         """
         batch = batch_shape(shape)
         if frames < 0:
@@ -151,7 +152,7 @@ class Sampler(ABC):
         batch = x.shape[: x.ndim - len(self.process.domain.event_shape)]
         s = self.score(x, t.expand(batch), **condition)
         if not math.isfinite(float(s.sum())) and not bool(s.isfinite().all()):  # a sum is seen faster
-            raise ValueError(
+            raise SolverError(
                 f"the score is not finite at t = {float(t):.3f}: was the model trained, and its data finite?"
             )
         return s

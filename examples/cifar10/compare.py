@@ -27,6 +27,7 @@ from constrained_diffusion import (
     EulerMaruyama,
     ReflectedSDE,
     ScoreModel,
+    SolverError,
     dequantise,
 )
 from constrained_diffusion.checkpoints import write_atomic
@@ -57,8 +58,11 @@ def near_face(x: Tensor) -> float:
     return float(((x < 1 / 255) | (x > 254 / 255)).double().mean())
 
 
-def compare(options: Options) -> dict[str, dict[str, float]]:
-    """Draw all cells; the share of coordinates near a face for each way and weight, and for the data."""
+def compare(options: Options) -> dict[str, dict[str, float | None]]:
+    """Draw all cells; the share of coordinates near a face for each way and weight, and for the data.
+
+    None, and a grey cell, where the numbers grew without bound.
+    """
     config, model, names = load(options.run, options.device)
     if not names:
         raise ValueError("the run has no classes to guide towards")
@@ -72,7 +76,7 @@ def compare(options: Options) -> dict[str, dict[str, float]]:
     )
     held_back = read(config.data).test
     data = dequantise(held_back) if config.dequantise else to_unit(held_back)
-    shares: dict[str, dict[str, float]] = {"data": {"share near a face": near_face(data)}}
+    shares: dict[str, dict[str, float | None]] = {"data": {"share near a face": near_face(data)}}
     cells = []
     for way in WAYS:
         base = free if way == "clip" else model
@@ -82,17 +86,23 @@ def compare(options: Options) -> dict[str, dict[str, float]]:
             walk = EulerMaruyama(
                 base.sde, score, steps=options.steps, boundary="project" if way == "project" else "reflect"
             )
-            x = walk.sample(
-                options.n,
-                latent=latent,
-                condition={"label": labels},
-                generator=torch.Generator(options.device).manual_seed(options.seed + 1),
-                progress=True,
-            ).x.clamp(0, 1)
-            shares[way][f"weight {weight:g}"] = near_face(x)
+            try:
+                x = walk.sample(
+                    options.n,
+                    latent=latent,
+                    condition={"label": labels},
+                    generator=torch.Generator(options.device).manual_seed(options.seed + 1),
+                    progress=True,
+                ).x.clamp(0, 1)
+            except SolverError as error:  # without walls, far outside
+                x, share = torch.full_like(latent, 0.5), None
+                print(f"{way:8s} weight {weight:4g}: diverged ({error})", flush=True)
+            else:
+                share = near_face(x)
+                print(f"{way:8s} weight {weight:4g}: {100 * share:.1f} % of coordinates near a face", flush=True)
+            shares[way][f"weight {weight:g}"] = share
             levels = to_levels(x, dequantised=config.dequantise).cpu()[: options.shown]
             cells.append(tile(levels, max(1, int(len(levels) ** 0.5))))
-            print(f"{way:8s} weight {weight:4g}: {100 * near_face(x):.1f} % of coordinates near a face", flush=True)
     save_grid(torch.stack(cells), options.run / "compare.png", columns=len(options.weights), zoom=1)
     write_atomic(options.run / "compare.json", json.dumps(shares, indent=2).encode())
     return shares
