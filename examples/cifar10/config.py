@@ -121,6 +121,26 @@ PRESETS: dict[str, tuple[str, Config]] = {
         ),
     ),
     "transformer": ("a diffusion transformer", replace(_FULL, network="transformer", out=Path("out/cifar10_dit"))),
+    "gpu": (
+        "the published network with half its blocks, for minutes on one GPU",
+        replace(
+            _FULL,
+            out=Path("out/cifar10_gpu"),
+            unet=UNetSize(blocks=2),
+            sigma_max=1.5,
+            dequantise=True,
+            grid_every=1000,
+            plan=Plan(
+                steps=10_000,
+                batch_size=256,
+                learning_rate=5e-4,
+                warm_up=500,
+                average=0.999,
+                precision="bf16",
+                save_every=2000,
+            ),
+        ),
+    ),
     "cpu": (
         "a small network for an hour on two cores",
         replace(
