@@ -74,7 +74,7 @@ def to_numbers(name: str, x: object, event_shape: torch.Size) -> tuple[Tensor, K
         original = torch.from_numpy(np.array(x, order="C"))  # a copy: torch warns of arrays that cannot be written
     else:
         what = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
-        raise TypeError(f"{name} must be a numpy array or a torch.Tensor of real numbers, not {what}")
+        raise TypeError(f"{name} must be a numpy array, a data frame or a torch.Tensor of real numbers, not {what}")
     if original.is_complex() or original.dtype == torch.bool:
         raise TypeError(f"{name} must hold real numbers, not {original.dtype}")
     wide = original.double()

@@ -40,13 +40,8 @@ BANDWIDTHS = np.geomspace(0.004, 0.12, 11)  # in units of the region's diameter
 
 
 def main() -> None:
-    folder = None
-    if "--data" in sys.argv:
-        at = sys.argv.index("--data")
-        folder = Path(sys.argv.pop(at + 1))
-        sys.argv.pop(at)
-    run = options(__doc__)
-    name, points, rings = fires(folder)
+    run = options(__doc__, data="the unpacked R package spatstat.data")
+    name, points, rings = fires(run.data)
     centre, size = np.concatenate(rings).mean(0), Region(rings).diameter
     domain = Region([(ring - centre) / size for ring in rings], resolution=40 if run.quick else 50)
     data = torch.from_numpy((points - centre) / size)
@@ -126,9 +121,9 @@ def fires(folder: Path | None) -> tuple[str, np.ndarray, list[np.ndarray]]:
             return "forest fires", found["points"], [found["ring"]]
     try:
         points, ring = read(folder) if folder is not None else fetch()
-    except (ImportError, OSError, StopIteration, subprocess.SubprocessError) as error:
+    except (ImportError, OSError, subprocess.SubprocessError) as error:
         if folder is not None:
-            raise
+            sys.exit(f"error: {error}")
         print(f"no forest fires ({error}): made-up points stand in. See --help for where to get them", file=sys.stderr)
         return "made-up points", *made_up()
     cache.parent.mkdir(parents=True, exist_ok=True)
@@ -149,16 +144,23 @@ def fetch() -> tuple[np.ndarray, np.ndarray]:
     with tempfile.TemporaryDirectory() as temporary:
         patience = ["-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=10"]
         subprocess.run(["apt-get", *patience, "download", PACKAGE], cwd=temporary, **quiet)
-        archive = next(Path(temporary).glob("*.deb"))
+        archive = only(Path(temporary), "*.deb")
         subprocess.run(["dpkg-deb", "-x", str(archive), temporary], **quiet)
         return read(Path(temporary))
+
+
+def only(folder: Path, pattern: str) -> Path:
+    """The first file of a pattern."""
+    for path in folder.glob(pattern):
+        return path
+    raise FileNotFoundError(f"{folder} holds no {pattern}")
 
 
 def read(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Points and ring from the R package's lazy-load files: an index, and compressed objects one after the other."""
     import rdata
 
-    index = next(folder.rglob("data/Rdata.rdx"))
+    index = only(folder, "**/data/Rdata.rdx")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         begin, length = rdata.read_rds(index)["variables"]["clmfires"]

@@ -22,6 +22,7 @@ class Run:
 
     quick: bool
     out: Path
+    data: Path | None = None
     started: float = field(default_factory=time.monotonic)
 
     def steps(self, full: int) -> int:
@@ -35,12 +36,15 @@ class Run:
         print(f"picture: {path}    ({time.monotonic() - self.started:.0f} s in all)")
 
 
-def options(description: str) -> Run:
+def options(description: str, data: str | None = None) -> Run:
+    """What the command line says; with ``data``, a description, also a folder of data of one's own."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a few steps only: shows that the script works")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures (default: out)")
+    if data is not None:
+        parser.add_argument("--data", type=Path, help=data)
     given = parser.parse_args()
-    return Run(given.quick, given.out)
+    return Run(given.quick, given.out, getattr(given, "data", None))
 
 
 def halves(data: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
