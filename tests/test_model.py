@@ -221,7 +221,7 @@ def test_divergence_is_reported():
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        ([[0.5, 0.5]], TypeError, "numpy array or a torch.Tensor"),
+        ([[0.5, 0.5]], TypeError, "numpy array, a data frame or a torch.Tensor"),
         (np.array([["a", "b"]]), TypeError, "real numbers"),
         (np.array([[0.5, None]]), TypeError, "real numbers"),
         (torch.zeros(3, 2, dtype=torch.complex64), TypeError, "real numbers"),
