@@ -55,9 +55,8 @@ class TensorSource:
 
     def batch(self, rows: Tensor, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """The rows as they are."""
-        return take_rows(self.x, rows, generator.device), {
-            k: take_rows(v, rows, generator.device) for k, v in self.conditions.items()
-        }
+        conditions = {k: take_rows(v, rows, generator.device) for k, v in self.conditions.items()}
+        return take_rows(self.x, rows, generator.device), conditions
 
 
 class EncodedSource:

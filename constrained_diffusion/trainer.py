@@ -109,7 +109,7 @@ class Trainer:
     Args:
         model: the score model; its weights are trained in place.
         loss: noises the data and compares.
-        source: the data.
+        source: the data. Each row is checked once, when it first comes.
         plan: see :class:`Plan`.
         folder: where checkpoints live, seen by all processes; None for none.
         accelerator: an ``accelerate.Accelerator`` of one's own; by default a plain one.

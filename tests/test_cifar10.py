@@ -2,6 +2,7 @@
 
 import gc
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -320,3 +321,16 @@ def test_the_exit_code(tmp_path):
     assert ended.stderr.splitlines()[-1].startswith("error: no run in")
     assert "Traceback" not in ended.stderr
     assert ended.stdout == ""
+
+
+def test_comparison_goes_on_where_numbers_overflow(cifar10, data, tmp_path, capsys):
+    """Without walls nothing holds a sample back: such a cell is grey and has no share, and the others are as ever."""
+    train(cifar10, data, tmp_path, "--plan.steps", "1")
+    with programs("compare") as modules:
+        options = modules.compare.Options(tmp_path, weights=(0.0, 1e30), n=4, steps=3, shown=4, device="cpu")
+        shares = modules.compare.compare(options)
+    assert shares["clip"]["weight 1e+30"] is None
+    assert "clip     weight 1e+30: diverged" in capsys.readouterr().out
+    assert all(0 <= shares[way]["weight 0"] <= 1 for way in ("reflect", "project", "clip"))
+    assert (tmp_path / "compare.png").is_file()
+    assert json.loads((tmp_path / "compare.json").read_text()) == shares

@@ -1,4 +1,4 @@
-"""Everything on a second device, where there is one: training, samplers, likelihoods; and the same numbers there."""
+"""Training, samplers, kernels and likelihoods on the device at hand: a GPU, and where there is none the CPU."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ SAMPLERS = {
     "flow": lambda process, score, steps: ProbabilityFlow(process, score, rtol=1e-2, atol=1e-2),
 }
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no second device")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def points(domain, n=200):
@@ -59,9 +59,9 @@ def points(domain, n=200):
 
 @pytest.fixture(scope="module", params=DOMAINS)
 def fitted(request):
-    """A model trained for a few steps on the second device."""
+    """A model trained for a few steps on the device at hand."""
     domain = DOMAINS[request.param]()
-    model = ReflectedDiffusion(domain, width=32, depth=2, steps=20, batch_size=64, device="cuda")
+    model = ReflectedDiffusion(domain, width=32, depth=2, steps=20, batch_size=64, device=DEVICE)
     return model.fit(points(domain), progress=False)
 
 
@@ -82,8 +82,8 @@ def test_model_there_and_back(fitted, tmp_path):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers(fitted, name):
     walk = SAMPLERS[name](fitted.sde_, fitted.score_, steps=6)
-    samples = walk.sample(32, generator=torch.Generator("cuda").manual_seed(0), device="cuda")
-    assert samples.x.device.type == "cuda"
+    samples = walk.sample(32, generator=torch.Generator(DEVICE).manual_seed(0), device=DEVICE)
+    assert samples.x.device.type == DEVICE
     assert fitted.sde_.domain.contains(samples.x).all()
 
 
@@ -91,35 +91,35 @@ def test_samplers(fitted, name):
 def test_kernel(fitted, dtype):
     """Noising is done there, and its targets are those that the CPU computes."""
     domain = fitted.sde_.domain
-    x0 = domain.sample_uniform((16,), generator=torch.Generator("cuda").manual_seed(0), dtype=dtype, device="cuda")
-    assert (x0.device.type, x0.dtype) == ("cuda", dtype)
-    x, target = domain.diffuse(x0, 0.3, generator=torch.Generator("cuda").manual_seed(1))
+    x0 = domain.sample_uniform((16,), generator=torch.Generator(DEVICE).manual_seed(0), dtype=dtype, device=DEVICE)
+    assert (x0.device.type, x0.dtype) == (DEVICE, dtype)
+    x, target = domain.diffuse(x0, 0.3, generator=torch.Generator(DEVICE).manual_seed(1))
     assert (x.device, target.device, x.dtype, target.dtype) == (x0.device, x0.device, dtype, dtype)
     assert domain.contains(x).all()
     if domain.has_exact_kernel:
-        there, here = (domain.heat_kernel_score(x.to(d), x0.to(d), 0.3).cpu() for d in ("cuda", "cpu"))
+        there, here = (domain.heat_kernel_score(x.to(d), x0.to(d), 0.3).cpu() for d in (DEVICE, "cpu"))
         tolerance = 1e-3 if dtype == torch.float32 else 1e-8
         torch.testing.assert_close(there, here, rtol=tolerance, atol=tolerance)
 
 
 def test_likelihoods(fitted):
-    x = fitted.sde_.domain.sample_uniform((4,), generator=torch.Generator().manual_seed(2), dtype=torch.float32).cuda()
-    generator = torch.Generator("cuda").manual_seed(0)
+    x = points(fitted.sde_.domain, 4).to(DEVICE)
+    generator = torch.Generator(DEVICE).manual_seed(0)
     for value in (
         elbo(fitted.sde_, fitted.score_, x, draws=4, generator=generator).value,
         log_prob(fitted.sde_, fitted.score_, x, probes=2, generator=generator, rtol=1e-2, atol=1e-2).value,
     ):
-        assert value.device.type == "cuda"
+        assert value.device.type == DEVICE
         assert value.isfinite().all()
 
 
 @pytest.mark.parametrize("name", ["box", "simplex", "ball"])
 def test_bridge_and_flow(name):
     domain = DOMAINS[name]()
-    options = {"width": 32, "depth": 2, "steps": 10, "batch_size": 32, "device": "cuda"}
+    options = {"width": 32, "depth": 2, "steps": 10, "batch_size": 32, "device": DEVICE}
     model = ReflectedDiffusion(domain, **options).fit(points(domain), progress=False)
-    generator = torch.Generator("cuda").manual_seed(0)
-    samples = ReflectedBridge(model.sde_, model.score_, steps=5).sample(16, generator=generator, device="cuda")
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    samples = ReflectedBridge(model.sde_, model.score_, steps=5).sample(16, generator=generator, device=DEVICE)
     assert model.sde_.domain.contains(samples.x).all()
     flow = ReflectedDiffusion(domain, process="flow", **options).fit(points(domain), progress=False)
     assert domain.contains(flow.sample(16)).all()
@@ -128,12 +128,12 @@ def test_bridge_and_flow(name):
 @pytest.mark.parametrize("loss", ["implicit", "sliced"])
 def test_losses_without_targets(loss):
     domain = Hypercube(2)
-    options = {"width": 32, "depth": 2, "steps": 10, "batch_size": 32, "device": "cuda"}
+    options = {"width": 32, "depth": 2, "steps": 10, "batch_size": 32, "device": DEVICE}
     model = ReflectedDiffusion(domain, loss=loss, **options).fit(points(domain), progress=False)
     assert domain.contains(model.sample(16, steps=5)).all()
 
 
 def test_unbounded():
-    options = {"width": 32, "depth": 2, "steps": 10, "batch_size": 32, "device": "cuda"}
-    model = ReflectedDiffusion(Euclidean(2), **options).fit(torch.randn(100, 2, device="cuda"), progress=False)
-    assert model.sample(16, steps=5).device.type == "cuda"
+    options = {"width": 32, "depth": 2, "steps": 10, "batch_size": 32, "device": DEVICE}
+    model = ReflectedDiffusion(Euclidean(2), **options).fit(torch.randn(100, 2, device=DEVICE), progress=False)
+    assert model.sample(16, steps=5).device.type == DEVICE

@@ -256,6 +256,19 @@ def test_data_outside_the_domain_are_refused(tmp_path, value, message):
     assert steps(tmp_path) == []
 
 
+def test_every_row_is_looked_at(tmp_path):
+    """Also one that comes in the last batch of the first epoch; and again after a resume."""
+    run = trainer(tmp_path, n=20, batch_size=4)
+    last = int(run._shuffle(0)[-1])
+    run.run(4, progress=False)
+    x = points(SQUARE, 20)
+    x[last, 0] = 1.5
+    with pytest.raises(DomainError, match=r"data.*outside"):
+        trainer(source=TensorSource(x), batch_size=4).run(5, progress=False)
+    with pytest.raises(DomainError, match=r"data.*outside"):
+        trainer(tmp_path, source=TensorSource(x), batch_size=4).run(5, progress=False)
+
+
 def test_data_of_another_shape_are_refused():
     with pytest.raises(ShapeError, match="data has shape"):
         trainer(source=TensorSource(torch.rand(8, 3, generator=seeded()))).run(1, progress=False)

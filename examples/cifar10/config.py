@@ -107,6 +107,7 @@ class Config:
 
 
 _FULL = Config()
+_SHORT = replace(_FULL, sigma_max=1.5, dequantise=True, grid_every=1000)
 PRESETS: dict[str, tuple[str, Config]] = {
     "fidelity": ("the published recipe for sample quality; a GPU for days", _FULL),
     "likelihood": (
@@ -124,12 +125,9 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "gpu": (
         "the published network with half its blocks, for minutes on one GPU",
         replace(
-            _FULL,
+            _SHORT,
             out=Path("out/cifar10_gpu"),
             unet=UNetSize(blocks=2),
-            sigma_max=1.5,
-            dequantise=True,
-            grid_every=1000,
             plan=Plan(
                 steps=10_000,
                 batch_size=256,
@@ -144,12 +142,9 @@ PRESETS: dict[str, tuple[str, Config]] = {
     "cpu": (
         "a small network for an hour on two cores",
         replace(
-            _FULL,
+            _SHORT,
             out=Path("out/cifar10_cpu"),
             unet=UNetSize(16, (1, 2, 4, 4), 1, (8,), 0.0),
-            sigma_max=1.5,
-            dequantise=True,
-            grid_every=1000,
             plan=Plan(
                 steps=8000,
                 batch_size=64,
