@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from constrained_diffusion import EulerMaruyama, Hypercube, ReflectedSDE, ScoreModel
+from constrained_diffusion import DenoisingScoreMatching, EulerMaruyama, Hypercube, ReflectedSDE, ScoreModel
 from constrained_diffusion.checkpoints import save_run
 from constrained_diffusion.domains import DomainError, ShapeError
 from constrained_diffusion.domains.checks import SolverError
@@ -259,14 +259,39 @@ def test_data_outside_the_domain_are_refused(tmp_path, value, message):
 def test_every_row_is_looked_at(tmp_path):
     """Also one that comes in the last batch of the first epoch; and again after a resume."""
     run = trainer(tmp_path, n=20, batch_size=4)
-    last = int(run._shuffle(0)[-1])
-    run.run(4, progress=False)
-    x = points(SQUARE, 20)
-    x[last, 0] = 1.5
+    rows = {epoch: int(run._shuffle(epoch)[-1]) for epoch in (0, 1)}
+    run.run(6, progress=False)
+
+    def with_bad(row):
+        x = points(SQUARE, 20)
+        x[row, 0] = 1.5
+        return TensorSource(x)
+
     with pytest.raises(DomainError, match=r"data.*outside"):
-        trainer(source=TensorSource(x), batch_size=4).run(5, progress=False)
+        trainer(source=with_bad(rows[0]), batch_size=4).run(5, progress=False)
     with pytest.raises(DomainError, match=r"data.*outside"):
-        trainer(tmp_path, source=TensorSource(x), batch_size=4).run(5, progress=False)
+        trainer(tmp_path, source=with_bad(rows[1]), batch_size=4).run(10, progress=False)
+
+
+class Counting(nn.Module):
+    """A network that counts its calls in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x, log_sigma):
+        self.calls += 1
+        return self.scale * x
+
+
+def test_buffers_are_those_of_the_last_step():
+    sde = ReflectedSDE(SQUARE)
+    model = ScoreModel(Counting(), sde)
+    run = Trainer(model, DenoisingScoreMatching(sde), TensorSource(points(SQUARE, 8)), Plan(steps=3, batch_size=4))
+    run.run(progress=False)
+    assert float(run.averaged.network.calls) == float(model.network.calls) == 3
 
 
 def test_data_of_another_shape_are_refused():
