@@ -138,7 +138,8 @@ class Process(ABC):
         Of a denoising target it is near 1/sigma at small noise and falls exponentially once the law is uniform. Read
         from a table that is simulated once, with a fixed seed.
         """
-        return interpolate_rms(*self.target_rms_table, sigma)
+        grid, log_rms = self.target_rms_table
+        return interpolate_rms(log_rms, sigma.log(), float(grid[0]), float(grid[-1]))
 
     @cached_property
     def target_rms_table(self) -> tuple[Tensor, Tensor]:
@@ -174,11 +175,9 @@ class Process(ABC):
         return value.reshape(value.shape + (1,) * len(self.domain.event_shape))
 
 
-def interpolate_rms(grid: Tensor, log_rms: Tensor, sigma: Tensor) -> Tensor:
-    """Read a table of log rms, over an even grid of log sigma, at ``sigma`` ``[*batch]``; constant outside."""
-    grid, log_rms = grid.to(sigma), log_rms.to(sigma)
-    position = (sigma.log() - grid[0]) / (grid[-1] - grid[0]) * (len(grid) - 1)
-    left = position.detach().floor().clamp(0, len(grid) - 2)
-    weight = (position - left).clamp(0, 1)
-    index = left.long()
-    return torch.exp(log_rms[index] * (1 - weight) + log_rms[index + 1] * weight)
+def interpolate_rms(log_rms: Tensor, log_sigma: Tensor, low: float, high: float) -> Tensor:
+    """Read a table of log rms, over an even grid of log sigma from low to high, at ``[*batch]``; constant outside."""
+    log_rms, last = log_rms.to(log_sigma), len(log_rms) - 1
+    position = ((log_sigma - low) * (last / (high - low))).clamp(0, last)
+    left = position.detach().long().clamp(max=last - 1)
+    return torch.exp(torch.lerp(log_rms[left], log_rms[left + 1], position - left))

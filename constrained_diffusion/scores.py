@@ -32,7 +32,6 @@ class ScoreModel(nn.Module):
             None (the default) for that of the points.
     """
 
-    grid: Tensor
     log_rms: Tensor
 
     def __init__(self, network: nn.Module, sde: Process) -> None:
@@ -41,7 +40,7 @@ class ScoreModel(nn.Module):
         self.sde = sde
         self.precision: torch.dtype | None = None
         grid, values = sde.target_rms_table
-        self.register_buffer("grid", grid.float())
+        self._ends = float(grid[0]), float(grid[-1])
         self.register_buffer("log_rms", values.float())
 
     def forward(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
@@ -61,9 +60,9 @@ class ScoreModel(nn.Module):
         if t.numel() > 1 and not any(t.stride()):  # one time, expanded, as samplers have it: computed once
             t = t[(0,) * t.ndim]
         one = self.sde.sigma(t).to(x.dtype)
-        sigma, log_sigma, scale = (
-            v.expand(batch).reshape(-1) for v in (one, one.log(), interpolate_rms(self.grid, self.log_rms, one))
-        )
+        log_one = one.log()
+        rms = interpolate_rms(self.log_rms, log_one, *self._ends)
+        sigma, log_sigma, scale = (v.expand(batch).reshape(-1) for v in (one, log_one, rms))
         rows = {k: v.reshape(len(flat), *v.shape[len(batch) :]) for k, v in condition.items()}
         if self.precision is None:
             raw = self.network(flat, log_sigma, **rows)

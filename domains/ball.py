@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from . import ball_kernel
+from . import ball_kernel, damping
 from .base import Domain, batch_shape
-from .checks import DomainError, trusted, without_derivative
+from .checks import DomainError, check_scale, trusted, without_derivative
 from .specs import Extent, numbers, round_outwards
 
 __all__ = ["Ball"]
@@ -125,6 +125,14 @@ class Ball(Domain):
         p2 = radius * torch.sin(angle) + left * (flat * torch.cos(angle) - rise * torch.sin(angle))
         end = torch.where(length <= to_wall, x + v, p1 * e1 + p2 * e2)
         return self.project(end)
+
+    def damp_normal(self, x: Tensor, v: Tensor, width: float | Tensor) -> Tensor:
+        """The radial component is damped, ``[*batch, d]``."""
+        self._check(x=x, v=v)
+        scale = check_scale("width", width, self._batch(x), x).unsqueeze(-1)
+        square = (x * x).sum(-1, keepdim=True)
+        loss = 1 - damping.ramp(self.radius - square.sqrt(), scale, self.radius)
+        return v - x * (loss * (x * v).sum(-1, keepdim=True) / square.clamp(min=torch.finfo(x.dtype).tiny))
 
     def sample_uniform(
         self,

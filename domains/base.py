@@ -537,8 +537,8 @@ class Domain(ABC):
         self._check(x=x, displacement=displacement)
         check_inside(self, "x", x)
         check_finite("displacement", displacement, len(self.event_shape))
-        shape = torch.broadcast_shapes(x.shape, displacement.shape)
-        return x.expand(shape), displacement.expand(shape)
+        batch = check_batch("x", self._batch(x), "displacement", self._batch(displacement))
+        return x.expand(batch + self.event_shape), displacement.expand(batch + self.event_shape)
 
     def _check_noising(self, x0: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
         """Check the arguments of a noising method; returns ``x0`` and ``sigma`` as ``[*batch]``."""
@@ -550,7 +550,7 @@ class Domain(ABC):
     def _check_pair(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Check the arguments of a kernel; returns points of equal shape and ``sigma`` as ``[*batch]``."""
         self._check(x=x, x0=x0)
-        batch = torch.broadcast_shapes(self._batch(x), self._batch(x0))
+        batch = check_batch("x", self._batch(x), "x0", self._batch(x0))
         scale = check_scale("sigma", sigma, batch, x).expand(batch)
         check_inside(self, "x", x)
         check_inside(self, "x0", x0)

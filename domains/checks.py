@@ -76,6 +76,8 @@ def check_alike(name: str, x: Tensor, other_name: str, other: Tensor) -> None:
 
 def check_batch(name: str, shape: torch.Size, other_name: str, other: torch.Size) -> torch.Size:
     """Broadcast two batch shapes, or say which do not fit."""
+    if shape == other:
+        return shape
     try:
         return torch.Size(torch.broadcast_shapes(shape, other))
     except RuntimeError:
@@ -143,6 +145,11 @@ def check_order(name: str, less: Tensor, other_name: str, more: Tensor) -> None:
     if values_are_checked() and not bool((less <= more).all()):
         row, value = _first(less > more, less)
         raise DomainError(f"{name} must not exceed {other_name}; {row}it is {value:g}")
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether to look at values before the general way: free on the CPU; elsewhere, and in graphs, it is not."""
+    return x.numel() > 0 and x.device.type == "cpu" and not x.requires_grad and not torch.compiler.is_compiling()
 
 
 def check_finite(name: str, x: Tensor, event_ndim: int) -> None:

@@ -21,6 +21,8 @@ import math
 import torch
 from torch import Generator, Tensor
 
+from .checks import is_plain
+
 SWITCH = 1 / 3  # in units of the length: where both expansions are accurate to 1e-6
 _TERMS = 5
 _LEAST_DENSITY = 0.02  # the series' range has 0.053 at least; where it is not used it may be anything
@@ -79,7 +81,7 @@ def score_by_rows(x: Tensor, x0: Tensor, low: float, high: float, sigma: Tensor)
 
 def fold(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
     """Reflect points of the line into [low, high]; points inside are returned as they are, bit for bit."""
-    if isinstance(low, float) and isinstance(high, float) and _is_plain(x):
+    if isinstance(low, float) and isinstance(high, float) and is_plain(x):
         once = torch.minimum(x.maximum(2 * low - x), 2 * high - x)
         least, most = torch.aminmax(once)
         if low <= float(least) and float(most) <= high:
@@ -89,11 +91,6 @@ def fold(x: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
     folded = low + torch.minimum(u, 2 * length - u)
     inside = (x >= low) & (x <= high)
     return clip(torch.where(inside, x, folded), low, high)
-
-
-def _is_plain(x: Tensor) -> bool:
-    """Whether to look at values before the general way: free on the CPU; elsewhere, and in graphs, it is not."""
-    return x.numel() > 0 and x.device.type == "cpu" and not x.requires_grad and not torch.compiler.is_compiling()
 
 
 def bridge(

@@ -112,9 +112,9 @@ def test_target_rms_is_that_of_the_targets(domain):
 
 
 def test_interpolation_is_linear_in_logarithms_and_constant_outside():
-    grid, values = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([1.0, 0.0, -4.0])
-    sigma = torch.tensor([-5.0, 0.5, 1.25, 9.0]).exp()
-    torch.testing.assert_close(interpolate_rms(grid, values, sigma).log(), torch.tensor([1.0, 0.5, -1.0, -4.0]))
+    values, log_sigma = torch.tensor([1.0, 0.0, -4.0]), torch.tensor([-5.0, 3.5, 4.25, 9.0])
+    read = interpolate_rms(values, log_sigma, 3.0, 5.0)
+    torch.testing.assert_close(read.log(), torch.tensor([1.0, 0.5, -1.0, -4.0]))
 
 
 def test_user_schedule():

@@ -77,8 +77,10 @@ class MLP(nn.Module):
             given = "it is missing" if condition is None else f"not {list(condition.shape)}"
             raise ShapeError(f"condition must have shape [{len(x)}, {self.condition_dim}]; {given}")
         rate = torch.arange(1, _FREQUENCIES + 1, dtype=x.dtype, device=x.device) * (2 * math.pi / _SPAN)
-        phase = log_sigma.unsqueeze(-1) * rate
-        level = [log_sigma.unsqueeze(-1) / _SPAN, phase.cos(), phase.sin()]
+        # One noise level for all rows, expanded, as samplers have it: embedded once, where no condition differs.
+        levels = log_sigma if condition is not None or any(log_sigma.stride()) else log_sigma[:1]
+        phase = levels.unsqueeze(-1) * rate
+        level = [levels.unsqueeze(-1) / _SPAN, phase.cos(), phase.sin()]
         if condition is not None:
             missing = condition.isnan().any(-1, keepdim=True)
             standard = (condition.to(x.dtype) - self.condition_shift) / self.condition_scale
