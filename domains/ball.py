@@ -131,7 +131,7 @@ class Ball(Domain):
         self._check(x=x, v=v)
         scale = check_scale("width", width, self._batch(x), x).unsqueeze(-1)
         square = (x * x).sum(-1, keepdim=True)
-        loss = 1 - damping.ramp(self.radius - square.sqrt(), scale, self.radius)
+        loss = 1 - damping.ramp(self.radius - x.norm(dim=-1, keepdim=True), scale, self.radius)
         return v - x * (loss * (x * v).sum(-1, keepdim=True) / square.clamp(min=torch.finfo(x.dtype).tiny))
 
     def sample_uniform(

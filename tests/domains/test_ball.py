@@ -119,6 +119,9 @@ def test_damping_acts_on_the_normal_component_alone(d):
     assert (along(near) * along(v) > 0).all()
     torch.testing.assert_close(ball.damp_normal(direction, v, 0.05), v, rtol=1e-2, atol=1e-3)
     torch.testing.assert_close(ball.damp_normal(torch.zeros_like(v), v, 0.05), v, rtol=1e-2, atol=1e-3)
+    centre = torch.zeros_like(v, requires_grad=True)
+    (slope,) = torch.autograd.grad(ball.damp_normal(centre, v, 0.05).sum(), centre)
+    assert bool(slope.isfinite().all())  # what likelihoods differentiate
 
 
 # ---- laws
