@@ -143,4 +143,4 @@ def choose_sigma_min(domain: Domain, x: Tensor) -> float:
     walls = domain.boundary(some.reshape(-1, *domain.event_shape).to(x.dtype))[0].double()
     off = walls[walls > 0]
     reach = float(off.quantile(0.02)) if len(off) and bool(off.isfinite().all()) else spacing
-    return max(min(0.1 * spacing, reach), 1e-4 * size)
+    return max(min(0.1 * spacing, reach), 1e-3 * size)
