@@ -8,16 +8,25 @@ import torch
 from scipy import linalg, stats
 
 from constrained_diffusion import (
+    AnnealedLangevin,
+    AnnealedReflected,
     Domain,
     DomainError,
+    EulerMaruyama,
+    Heun,
     Manifold,
+    Multistep,
+    PredictorCorrector,
+    ProbabilityFlow,
     Product,
+    ReflectedDiffusion,
     ReflectedSDE,
     ShapeError,
     SolverError,
     Sphere,
     SphericalPolytope,
     divergence,
+    elbo,
     log_prob,
 )
 from constrained_diffusion.divergence import difference_trace, value_and_trace
@@ -404,3 +413,24 @@ def test_a_start_finds_a_small_set():
     assert small.log_volume == pytest.approx(math.log(2 * math.pi * (1 - math.cos(1e-3))), abs=1e-3)
     assert small.contains(uniform(small, 100)).all()
     assert small.inradius == pytest.approx(1e-3, rel=0.1)
+
+
+@pytest.mark.slow
+def test_training_samplers_and_likelihoods_run(tmp_path):
+    start = torch.full((200, 2), 0.2)
+    data = DISC.reflect(start, 0.15 * DISC.sample_noise(start, generator=generator()))
+    options = {"width": 32, "depth": 2, "steps": 20, "batch_size": 64}
+    model = ReflectedDiffusion(DISC, **options).fit(data, progress=False)
+    for sampler in (EulerMaruyama, PredictorCorrector, AnnealedLangevin, AnnealedReflected, Heun, Multistep):
+        x = sampler(model.sde_, model.score_, steps=6).sample(32, generator=generator()).x
+        assert DISC.contains(x).all()
+    x = ProbabilityFlow(model.sde_, model.score_, rtol=1e-2, atol=1e-2).sample(32, generator=generator()).x
+    assert DISC.contains(x).all()
+    assert elbo(model.sde_, model.score_, data[:4], draws=2, generator=generator()).value.isfinite().all()
+    for loss in ("implicit", "sliced"):
+        other = ReflectedDiffusion(DISC, loss=loss, **options).fit(data, progress=False)
+        assert DISC.contains(other.sample(8, steps=5)).all()
+    model.save(tmp_path / "run")
+    again = ReflectedDiffusion.load(tmp_path / "run")
+    assert again.domain == DISC
+    torch.testing.assert_close(again.log_prob(data[:3]), model.log_prob(data[:3]))
