@@ -90,7 +90,7 @@ def uniform(domain, n, seed=0, dtype=DOUBLE):
     "domain",
     [
         pytest.param(GLOBE, id="globe"),
-        pytest.param(DISC, id="disc"),
+        pytest.param(DISC, id="disc", marks=pytest.mark.slow),
         pytest.param(Manifold(geoopt.ProductManifold((SPHERE, 3), (SPHERE, 2)), 5), id="spheres"),
         pytest.param(CAP, id="cap", marks=pytest.mark.slow),
         pytest.param(ODD, id="odd", marks=pytest.mark.slow),
@@ -98,9 +98,8 @@ def uniform(domain, n, seed=0, dtype=DOUBLE):
         pytest.param(MIXED, id="mixed", marks=pytest.mark.slow),
     ],
 )
-def test_keeps_all_promises(domain, request):
-    small = request.node.callspec.id == "disc"
-    check_domain(domain, points=200 if small else 600, paths=300 if small else 1000)
+def test_keeps_all_promises(domain):
+    check_domain(domain, points=600, paths=1000)
 
 
 # ---------------------------------------------------------------------- moves and walls
