@@ -20,12 +20,14 @@ __all__ = ["difference_trace", "value_and_trace"]
 def value_and_trace(
     domain: Domain, field: Callable[[Tensor], Tensor], x: Tensor, directions: Tensor
 ) -> tuple[Tensor, Tensor]:
-    r"""A vector field and :math:`\langle v_k, J v_k \rangle`, with J its Jacobian and v_k given directions.
+    r"""A vector field F and :math:`\langle v_k, \nabla_{v_k} F \rangle`, its derivative along given directions v_k.
 
     Over ``domain.frame(x)`` their sum is the divergence; of ``domain.sample_noise(x)`` each one's expectation is
-    (Hutchinson 1990). The inner product is the domain's. One forward pass, so that random parts of the field
-    such as dropout are the same in all of it, and one backward pass for each direction; rows
-    of the batch must not mix. Gradients flow on to the field's parameters where gradients are enabled.
+    (Hutchinson 1990). The inner product is the domain's, and the derivative the covariant one: by Lie's formula
+    :math:`\langle v, J v \rangle + \frac12 \partial_F \langle v, v \rangle`, J the Jacobian of the coordinates, where
+    the second term says how the metric changes along F while the coordinates of v do not. One forward pass, so that
+    random parts of the field such as dropout are the same in all of it, and one backward pass for each direction;
+    rows of the batch must not mix. Gradients flow on to the field's parameters where gradients are enabled.
 
     Args:
         domain: where x lies.
@@ -59,7 +61,7 @@ def value_and_trace(
                     "score(x, t) carries no autograd graph back to x, so it cannot be differentiated: compute it from "
                     "x without detach, no_grad or numpy (to a constant score add 0 * x)"
                 )
-            terms.append((pull * v).reshape(*batch, -1).sum(-1))
+            terms.append((pull * v).reshape(*batch, -1).sum(-1) + _stretch(domain, x, v, value))
     traces = torch.stack(terms) if terms else x.new_zeros(0, *batch)
     return (value, traces) if train else (value.detach(), traces.detach())
 
@@ -69,8 +71,8 @@ def difference_trace(
 ) -> tuple[Tensor, Tensor]:
     """As :func:`value_and_trace` by central differences, one-sided at walls: for fields without autograd, in float64.
 
-    Two more evaluations of the field for each direction; the error is of the order of the squared
-    step, which is the cube root of the rounding error in units of the inradius.
+    Two more evaluations of the field for each direction, carried back to x along the geodesic; the error is of the
+    order of the squared step, which is the cube root of the rounding error in units of the inradius.
     """
     length = domain.inradius if math.isfinite(domain.inradius) else 1.0
     k = len(domain.event_shape)
@@ -78,12 +80,24 @@ def difference_trace(
     step = length * torch.finfo(x.dtype).eps ** (1 / 3)
     value, terms = field(x), []
     for v in directions:
-        ends, fields = [], []
+        fields, moved = [], torch.zeros_like(domain.inner(x, v, v))
         for sign in (1.0, -1.0):
             y = domain.expmap(x, sign * step * v)
-            inside = domain.contains(y, atol=rounding).reshape(*y.shape[: y.ndim - k], *(1,) * k)
-            ends.append(torch.where(inside, y, x))
-            fields.append(field(ends[-1]))
-        apart = domain.inner(x, ends[0] - ends[1], v).clamp(min=step / 2)
-        terms.append(domain.inner(x, fields[0] - fields[1], v) * domain.inner(x, v, v) / apart)
+            inside = domain.contains(y, atol=rounding)
+            y = torch.where(inside.reshape(*inside.shape, *(1,) * k), y, x)
+            fields.append(domain.transp(y, x, field(y)))
+            moved = moved + step * inside
+        terms.append(domain.inner(x, fields[0] - fields[1], v) / moved.clamp(min=step))
     return value, torch.stack(terms)
+
+
+def _stretch(domain: Domain, x: Tensor, v: Tensor, value: Tensor) -> Tensor:
+    """Half the rate ``[*batch]`` at which <v, v> changes along the field's ``value``: 0 in a constant metric."""
+    with torch.enable_grad():
+        leaf = x.clone().requires_grad_()
+        square = domain.inner(leaf, v.detach(), v.detach())
+    batch = x.shape[: x.ndim - len(domain.event_shape)]
+    if not square.requires_grad:
+        return value.new_zeros(batch)
+    (slope,) = torch.autograd.grad(square.sum(), leaf)
+    return (slope * value).reshape(*batch, -1).sum(-1) / 2

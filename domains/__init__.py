@@ -11,6 +11,7 @@ from .base import Domain
 from .checks import DomainError, ShapeError, SolverError, trusted
 from .euclidean import Euclidean
 from .hypercube import Hypercube
+from .manifold import Manifold
 from .membership import MetropolisDomain
 from .polytope import Polytope
 from .product import Product
@@ -26,6 +27,7 @@ __all__ = [
     "DomainError",
     "Euclidean",
     "Hypercube",
+    "Manifold",
     "MetropolisDomain",
     "Polytope",
     "Product",

@@ -47,8 +47,8 @@ class Domain(ABC):
     projections), ``reflect`` (symmetrised steps, which miss the specular path at corners), ``walls`` where
     several meet in edges, ``curvature`` (differences of normals), ``sample_uniform`` (rejection from the bounding box),
     ``log_volume`` (Monte Carlo), ``inradius``, ``diameter``; ``tangent``, ``inner`` and ``frame`` on flat sets and
-    other metrics; ``expmap``, ``logmap``, ``transp`` and ``ricci`` on curved ones; the kernel's methods and
-    ``has_exact_kernel`` where a closed form exists; ``features`` for networks.
+    other metrics, with ``gradient`` and ``covector`` in the latter; ``expmap``, ``logmap``, ``transp`` and ``ricci`` on
+    curved ones; the kernel's methods and ``has_exact_kernel`` where a closed form exists; ``features`` for networks.
 
     ``constrained_diffusion.testing.check_domain(domain)`` tries all of these promises.
 
@@ -57,14 +57,15 @@ class Domain(ABC):
         dim: intrinsic dimension (the simplex of n parts has n - 1).
         has_exact_kernel: whether ``heat_kernel_log_prob`` and ``heat_kernel_score`` are there.
         has_exact_walls: whether ``boundary`` and ``project`` are exact, not estimates.
-        ricci: Ricci curvature, 1/length^2: d - 1 on the unit sphere of dimension d, 0 on flat sets.
+        ricci: Ricci curvature, 1/length^2: d - 1 on the unit sphere of dimension d, 0 on flat sets; where it is not
+            the same in all directions, a tensor ``[*event_shape]`` of what it is for each coordinate.
     """
 
     event_shape: torch.Size
     dim: int
     has_exact_kernel: bool = False
     has_exact_walls: bool = True
-    ricci: float = 0.0
+    ricci: float | Tensor = 0.0
 
     specs: ClassVar[dict[str, str]] = {}  # words that from_data reads, and what each needs (see specs)
     _registry: ClassVar[dict[str, type[Domain]]] = {}
@@ -212,6 +213,14 @@ class Domain(ABC):
         metric of the coordinates.
         """
         return self.tangent(x, v)
+
+    def covector(self, x: Tensor, v: Tensor) -> Tensor:
+        """What takes tangent vectors ``w`` to ``inner(x, v, w)`` as the sum of its products with them.
+
+        The inverse of :meth:`gradient` on tangent vectors ``v`` ``[*batch, *event_shape]``; ``v`` itself where the
+        metric is that of the coordinates, the default. Batch shapes of the two are the same.
+        """
+        return v
 
     def sample_noise(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """A Brownian increment over unit time at ``x``: standard normal in the tangent space and the metric."""

@@ -15,7 +15,8 @@ path that ends at X_N will do, with its own variance for sigma^2. Where walls be
 spent there, and sums that go far back have heavy tails: they begin the squared radius of the sharpest such
 wall, or half the inradius, before the end.
 
-On curved sets sums are carried from point to point along geodesics, and damped by exp(-Ricci h / 2) on the way.
+On curved sets sums are carried from point to point along geodesics, and damped by exp(-Ricci h / 2) on the way (they
+grow where curvature is negative).
 
 **Steps.** Where one flat wall is in reach a step is exact at any length. What errs are steps from which several
 walls that are not at right angles, or the bend of one, are in reach. Such a step has at most the variance
@@ -77,7 +78,10 @@ def simulate(
     least = (variance / steps).clamp(max=beside**2)
     concave = min(low, 0.0) * domain.inradius
     memory = max(-domain.inradius / concave, domain.inradius / 2) ** 2 if concave < -_STRAIGHT else math.inf
-    flat = _ROUND * (domain.dim - 1) / domain.ricci if domain.ricci else math.inf
+    ricci = torch.as_tensor(domain.ricci).to(x)
+    most = float(ricci.abs().max())
+    planes = 1 if ricci.ndim else domain.dim - 1  # that share the curvature of a direction
+    flat = _ROUND * planes / most if most else math.inf
     window = variance.clamp(max=memory)  # the end of the path, which the target is made of
     left, rows = variance.clone(), torch.arange(len(x), device=x.device)  # of those still on their way
     with trusted():
@@ -93,8 +97,8 @@ def simulate(
             end = domain.reflect(start, h.sqrt().reshape(-1, *ones) * noise)
             beta, (distances, normals) = distances, domain.walls(end)
             beyond = domain.transp(start, end, total[rows])
-            if domain.ricci:
-                beyond = torch.exp(-domain.ricci / 2 * h).reshape(-1, *ones) * beyond
+            if most:
+                beyond = torch.exp(-ricci / 2 * h.reshape(-1, *ones)) * beyond
             value = backward_step(domain, end, start, h, beyond, distances, beta, normals, generator)
             total[rows] = torch.where((before > 0).reshape(-1, *ones), 0.0, value)
             x[rows], left[rows] = end, time - h

@@ -68,7 +68,8 @@ def curvature(domain: Domain, x: Tensor) -> Tensor:
     for e in domain.frame(x)[:_DIRECTIONS]:
         across = domain.inner(x, e, n)
         t = e - across.reshape(across.shape + wide) * n
-        ahead, behind = (domain.boundary(domain.expmap(x, s * step * t))[1] for s in (1, -1))
+        ends = [domain.expmap(x, s * step * t) for s in (1, -1)]
+        ahead, behind = (domain.transp(y, x, domain.boundary(y)[1]) for y in ends)
         turned = turned - domain.inner(x, t, ahead - behind) / (2 * step)
         lengths = lengths + domain.inner(x, t, t)
     most = _MOST_BENT / domain.inradius

@@ -186,6 +186,13 @@ class Simplex(Domain):
         """Partial derivatives ``[*batch, n]`` by the parts as a gradient in the plane, or in the partial sums."""
         return self._push(-torch.diff(v, dim=-1)) if self._cumulative else self.tangent(x, v)
 
+    def covector(self, x: Tensor, v: Tensor) -> Tensor:
+        """``v`` itself, or in the cumulative metric the sums of its partial sums from the end, ``[*batch, n]``."""
+        if not self._cumulative:
+            return v
+        sums = v.cumsum(-1)[..., :-1].flip(-1).cumsum(-1).flip(-1)
+        return torch.nn.functional.pad(sums, (0, 1))
+
     def sample_noise(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """Unit Brownian increment: white noise in the plane, or in the partial sums."""
         if not self._cumulative:

@@ -1,6 +1,6 @@
 r"""Which walls a step of a reflected path touched, when, and what of a Bismut-Elworthy-Li sum is left by it.
 
-May use: torch, and the domain's ``curvature``.
+May use: torch, and the domain's ``curvature``, ``covector`` and ``logmap``.
 
 Read backwards, a step of variance h goes from a to b. Distances alpha and beta from a flat wall being known, the
 path between touched that wall with probability 1 - tanh(alpha beta / h). Up to its first touch Brownian
@@ -81,7 +81,9 @@ def backward_step(
             continue
         hit, which = touched[rows].to(torch.uint8).topk(min(width, alpha.shape[-1]), dim=-1)
         mask = hit.to(a.dtype)
-        n = normals[rows.unsqueeze(-1), which].flatten(2) * mask.unsqueeze(-1)  # zero for those not hit
+        n = normals[rows.unsqueeze(-1), which]
+        across = domain.covector(a[rows].unsqueeze(1).expand_as(n), n).flatten(2) * mask.unsqueeze(-1)
+        n = n.flatten(2) * mask.unsqueeze(-1)  # zero for those not hit
         there, back = alpha[rows].gather(-1, which), beta[rows].gather(-1, which)
         toward = drift[rows].gather(-1, which)
         carried = total[rows].flatten(1)
@@ -90,16 +92,17 @@ def backward_step(
             local_time = _local_time(there + back, toward, h[rows], generator)
             carried = carried * torch.exp(-(bent * local_time * mask).sum(-1, keepdim=True))
         if width > 1:
-            found = _after_events(n, mask, there, back, h[rows], step[rows].flatten(1), carried, generator)
+            found = _after_events(n, across, mask, there, back, h[rows], step[rows].flatten(1), carried, generator)
         else:
             moved = step[rows].flatten(1) + carried
-            found = moved - n[:, 0] * ((n[:, 0] * moved).sum(-1, keepdim=True) + there)
+            found = moved - n[:, 0] * ((across[:, 0] * moved).sum(-1, keepdim=True) + there)
         out[rows] = found.reshape(-1, *domain.event_shape)
     return out
 
 
 def _after_events(
     n: Tensor,
+    across: Tensor,
     mask: Tensor,
     alpha: Tensor,
     beta: Tensor,
@@ -108,7 +111,10 @@ def _after_events(
     carried: Tensor,
     generator: Generator | None,
 ) -> Tensor:
-    """The sum where several walls were touched: normals ``[b, k, D]``, vectors ``[b, D]``, the rest ``[b, k]``."""
+    """The sum where several walls were touched.
+
+    Normals, and what gives components along them, are ``[b, k, D]``, vectors ``[b, D]``, the rest ``[b, k]``.
+    """
     first, last = _first_and_last_touch(alpha, beta, h, generator)
     never = mask == 0
     times = torch.cat([first.masked_fill(never, 2.0), last.masked_fill(never, 2.0)], -1)  # shares of the step
@@ -116,12 +122,12 @@ def _after_events(
     wall = order % n.shape[1]
     times = times.clamp(max=1)
     gap = ((1 - times) * alpha.gather(-1, wall) + times * beta.gather(-1, wall)).unsqueeze(-1)
-    normal = torch.take_along_dim(n, wall.unsqueeze(-1), 1)
+    normal, along = (torch.take_along_dim(v, wall.unsqueeze(-1), 1) for v in (n, across))
     between = torch.diff(times, dim=-1, prepend=torch.zeros_like(times[:, :1])).unsqueeze(-1) * step.unsqueeze(1)
     v = (1 - times[:, -1:]) * step + carried
     for e in range(times.shape[-1] - 1, -1, -1):
         m = normal[:, e]
-        v = v + between[:, e] - m * ((m * v).sum(-1, keepdim=True) + gap[:, e])
+        v = v + between[:, e] - m * ((along[:, e] * v).sum(-1, keepdim=True) + gap[:, e])
     return v
 
 

@@ -197,6 +197,7 @@ class SolidSimplex(OwnTriangle):
         "dtypes of outputs",
         "finite at centre, walls, corners",
         "frame is orthonormal",
+        "expmap goes straight",
         "reflect keeps the uniform law",
         "sample_uniform is uniform",
         "log_volume",

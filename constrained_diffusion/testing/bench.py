@@ -20,6 +20,7 @@ from constrained_diffusion.domains import Domain
 Z_LIMIT = 4.5  # standard errors that chance reaches once in 150,000 tries
 BIAS_LIMIT = 0.03  # relative; smaller ones may be the error of a finite number of steps
 P_LIMIT = 1e-6  # of two-sample tests
+_DENSE = 16  # dimensions up to which a metric may vary from place to place
 _TUBE = 0.1  # half the width of the tube around a curved set, in its inradii
 SHARE = 0.9  # of the points at which a pointwise law must hold: edges and medial axes are exceptions
 DOUBLE = torch.float64
@@ -249,13 +250,32 @@ class Bench:
         x = centre + (low + (high - low) * u) @ self.plane
         return x.reshape(-1, *self.event), float((high - low).log().sum())
 
-    @cached_property
+    @property
     def accepted(self) -> Tensor:
         """Those proposals that lie inside: uniform whatever ``sample_uniform`` does."""
+        return self._accepted[0]
+
+    @property
+    def log_density(self) -> float:
+        """Logarithm of the volume for each unit of that of R^n, where that is greatest; 0 in a constant metric."""
+        return self._accepted[1]
+
+    @cached_property
+    def _accepted(self) -> tuple[Tensor, float]:
         x = self.proposals[0]
         if self.turns:
-            return self._in_tube(x)
-        return x[self.domain.contains(x, atol=self.atol() if self.domain.dim < self.size else 0.0)]
+            x = self._in_tube(x)
+        else:
+            x = x[self.domain.contains(x, atol=self.atol() if self.domain.dim < self.size else 0.0)]
+        if self.domain.dim > _DENSE or not len(x):
+            return x, 0.0
+        e = self.flat(self.domain.frame(x)).movedim(0, -2)
+        log_density = -torch.linalg.slogdet(e @ e.mT).logabsdet / 2
+        most = float(log_density.max())
+        if most - float(log_density.min()) < 1e-9:
+            return x, 0.0
+        u = torch.rand(len(x), generator=self.generator("density"), dtype=DOUBLE)
+        return x[u < (log_density - most).exp()], most
 
     @property
     def _tube(self) -> float:

@@ -17,6 +17,7 @@ __all__ = ["PROMISES"]
 
 _TOLERANCE = 1e-6  # of lengths, in units of the inradius, for what should be exact
 _LOOSE = 1e-3  # for what a subclass may find by iteration
+_FEW = 8  # dimensions up to which a metric may vary from place to place
 _MOST = 1 << 24  # numbers in one tensor
 
 
@@ -86,13 +87,14 @@ def nearest(bench: Bench) -> Finding:
     allowed = bench.domain.contains(close, atol=bench.atol())
     y, p = y.unsqueeze(1), p.unsqueeze(1)
     lengths: dict[str, Callable[[Tensor], Tensor]] = {
-        "R^n": bench.norm,
-        "the metric": lambda v: bench.length(p.expand_as(v), v),
+        "R^n": lambda q: bench.norm(q - y),
+        "the metric": lambda q: bench.length(p.expand_as(q), q - y),
+        "geodesics": lambda q: bench.length(y.expand_as(q), bench.domain.logmap(y.expand_as(q), q)),
     }
     found = []
     for name, length in lengths.items():
-        best = torch.where(allowed, length(close - y), math.inf).amin(1).minimum(length(z - y).amin(1))
-        short = (length(p - y).squeeze(1) - best).clamp(min=0)
+        best = torch.where(allowed, length(close), math.inf).amin(1).minimum(length(z).amin(1))
+        short = (length(p).squeeze(1) - best).clamp(min=0)
         found.append(_small(f"in {name}, other inside points are nearer by", short, _LOOSE * bench.scale))
         if found[-1].ok:
             return found[-1]
@@ -127,7 +129,7 @@ def frame(bench: Bench) -> Finding:
     return together(_small("Gram matrix off by", error, _TOLERANCE), _small("not tangent by", off, _TOLERANCE))
 
 
-@promise("gradient in the metric", "return the vector whose inner product with tangent w is the sum of v * w")
+@promise("gradient in the metric", "return the vector whose inner product with tangent w is the sum of v * w, and back")
 def gradient(bench: Bench) -> Finding:
     x = bench.inside[: bench.few]
     v = torch.randn(x.shape, generator=bench.generator("gradient in the metric"), dtype=DOUBLE)
@@ -136,7 +138,12 @@ def gradient(bench: Bench) -> Finding:
     error = (bench.domain.inner(x, found, w) - (bench.flat(v) * bench.flat(w)).sum(-1)).abs()
     off = bench.norm(bench.domain.tangent(x, found) - found)
     size = 1 + bench.norm(v) * bench.norm(w)
-    return together(_small("off by", error / size, _TOLERANCE), _small("not tangent by", off, _TOLERANCE))
+    back = bench.flat(bench.domain.covector(x, found) - v) * bench.flat(w)
+    return together(
+        _small("off by", error / size, _TOLERANCE),
+        _small("not tangent by", off, _TOLERANCE),
+        _small("its covector is off by", back.sum(-1).abs() / size, _TOLERANCE),
+    )
 
 
 @promise("expmap goes straight", "let expmap follow geodesics evenly, transp carry vectors along, logmap look back")
@@ -150,7 +157,8 @@ def straight(bench: Bench) -> Finding:
         y = domain.expmap(x, begin * v)
         ahead, behind = (domain.expmap(x, (begin + s * step) * v) for s in (1, -1))
         velocity, change = (ahead - behind) / (2 * step), (ahead - 2 * y + behind) / step**2
-        off = torch.maximum(bench.norm(velocity - domain.transp(x, y, v)), bench.norm(domain.tangent(y, change)))
+        turn = domain.tangent(y, change) + _bend(bench, y, velocity)
+        off = torch.maximum(bench.norm(velocity - domain.transp(x, y, v)), bench.norm(turn))
         found.append(share(f"steady at {begin:g}", off <= _LOOSE * bench.scale, SHARE))
     y = domain.expmap(x, v)
     kept = domain.inner(y, domain.transp(x, y, v), domain.transp(x, y, w)) - domain.inner(x, v, w)
@@ -251,7 +259,8 @@ def curvature(bench: Bench) -> Finding:
     step, bends = 0.05 * bench.scale, []
     for i in range(4):
         t = along_wall(bench, x, n, f"bend {i}")
-        ahead, behind = (bench.domain.boundary(bench.domain.expmap(x, s * step * t))[1] for s in (1, -1))
+        ends = [bench.domain.expmap(x, s * step * t) for s in (1, -1)]
+        ahead, behind = (bench.domain.transp(y, x, bench.domain.boundary(y)[1]) for y in ends)
         bends.append(-bench.domain.inner(x, t, ahead - behind) / (2 * step))
     seen = torch.stack(bends)
     low, high = seen.amin(0), seen.amax(0)
@@ -342,6 +351,19 @@ def _interior(bench: Bench) -> tuple[Tensor, Tensor, Tensor]:
     if not len(x):
         raise SkipCheck("no point between wall and middle was found")
     return x, *bench.domain.boundary(x)
+
+
+def _bend(bench: Bench, y: Tensor, v: Tensor) -> Tensor:
+    """What a metric that varies adds to the acceleration of coordinates: by Lagrange's equations, along a frame."""
+    domain, step = bench.domain, 1e-4 * bench.scale
+    total = torch.zeros_like(y)
+    if domain.dim > _FEW:
+        return total
+    for e in domain.frame(y):
+        along = (domain.inner(y + step * v, v, e) - domain.inner(y - step * v, v, e)) / (2 * step)
+        across = (domain.inner(y + step * e, v, v) - domain.inner(y - step * e, v, v)) / (2 * step)
+        total = total + bench.wide(along - across / 2) * e
+    return total
 
 
 def _far(bench: Bench) -> Tensor:

@@ -117,7 +117,7 @@ def volume(bench: Bench) -> Finding:
     found = len(bench.accepted)
     if found < _ENOUGH:
         raise SkipCheck(f"only {found} of {tried} points of a box lie inside: too few to estimate it")
-    seen = box_volume + math.log(found / tried)
+    seen = box_volume + bench.log_density + math.log(found / tried)
     error = math.sqrt((1 - found / tried) / found)
     z = (claimed - seen) / max(error, 1e-9)
     ok = abs(z) <= Z_LIMIT or abs(claimed - seen) <= BIAS_LIMIT

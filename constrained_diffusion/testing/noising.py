@@ -274,7 +274,9 @@ def _divergence(bench: Bench, x: Tensor, fields: Field) -> Tensor:
         directions = [domain.sample_noise(x, generator=generator) for _ in range(2)]
     total = torch.zeros(1, dtype=DOUBLE)
     for e in directions:
-        change = (fields(domain.expmap(x, step * e)) - fields(domain.expmap(x, -step * e))) / (2 * step)
+        ends = [domain.expmap(x, s * step * e) for s in (1, -1)]
+        ahead, behind = ([domain.transp(y, x, p) for p in fields(y)] for y in ends)
+        change = [(a - b) / (2 * step) for a, b in zip(ahead, behind, strict=True)]
         total = total + torch.stack([domain.inner(x, e, c) for c in change])
     return total if domain.dim <= _WHOLE_FRAME else total / len(directions)
 
