@@ -16,6 +16,7 @@ from .polytope import Polytope
 from .product import Product
 from .region import Region
 from .simplex import Simplex
+from .solid import Solid
 from .sphere import Sphere
 from .sphere_polytope import SphericalPolytope
 from .torus import Torus
@@ -32,6 +33,7 @@ __all__ = [
     "Region",
     "ShapeError",
     "Simplex",
+    "Solid",
     "SolverError",
     "Sphere",
     "SphericalPolytope",
