@@ -27,11 +27,11 @@ from .lists import Floats, OnDevice
 if TYPE_CHECKING:
     from .base import Domain
 
-__all__ = ["Series", "diffuse", "features", "log_prob_and_score", "lowest"]
+__all__ = ["MOST_TERMS", "Series", "diffuse", "features", "log_prob_and_score", "lowest"]
 
 _FLOOR = 1e-6  # of the uniform density, below which the series says nothing
 _FORGOTTEN = 1e-6  # size of the first term of the series from which on a law is uniform
-_MOST_TERMS = 1500
+MOST_TERMS = 1500
 _TOLERANCE = 1e-9  # of eigenvalues
 _DENSE, _MANY = 5000, 20  # unknowns that a dense solver takes, and how many times the eigenvalues they may be
 _ROWS = 1 << 21  # numbers of one table made at a time
@@ -61,8 +61,8 @@ def lowest(stiff: Any, weights: Any, most: float, count: int) -> tuple[Floats, F
     size = stiff.shape[0]
     while True:
         count = min(count, size // 2)
-        if count > _MOST_TERMS:
-            raise SolverError(f"the kernel has more than {_MOST_TERMS} terms: lower resolution")
+        if count > MOST_TERMS:
+            raise SolverError(f"the kernel has more than {MOST_TERMS} terms: lower resolution")
         start, kept = np.random.default_rng(0).standard_normal(size), min(int(1.4 * count) + 20, size - 1)
         try:
             values, vectors = eigsh(stiff, count, weights, -1.0, OPinv=inverse, v0=start, ncv=kept, tol=_TOLERANCE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from .base import Domain, batch_shape
 from .checks import DomainError, without_derivative
 from .solid_bends import Bends
 from .solid_triangles import Triangles
+
+if TYPE_CHECKING:
+    import networkx
 
 __all__ = ["Solid"]
 
@@ -206,6 +209,19 @@ class Solid(Domain):
             end[rows] = self.project(end[rows])
         return end.reshape(x.shape)
 
+    def geodesic_distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """Length ``[*batch]`` of the shortest way from ``x`` to ``y`` inside; batch shapes broadcast.
+
+        Straight where nothing is in between; otherwise along the mesh's links (Dijkstra), pulled tight. One search for
+        each pair that does not see each other: for plots and metrics.
+        """
+        self._check(x=x, y=y)
+        from . import solid_geodesic  # which takes networkx
+
+        a, b = torch.broadcast_tensors(self.project(x), self.project(y))
+        found = solid_geodesic.distances(self, a.reshape(-1, 3).double().cpu(), b.reshape(-1, 3).double().cpu())
+        return found.reshape(self._batch(a)).to(x)
+
     # ------------------------------------------------------------------ size
 
     @cached_property
@@ -319,6 +335,13 @@ class Solid(Domain):
     # ------------------------------------------------------------------ what is made once
 
     @cached_property
+    def graph(self) -> networkx.Graph[Any]:
+        """Links of the mesh: a node for each cell, ``place`` its point inside, ``weight`` a link's length."""
+        from . import solid_geodesic
+
+        return solid_geodesic.graph(self)
+
+    @cached_property
     def _triangles(self) -> Triangles:
         return Triangles.of(self._vertices, self._faces)
 
@@ -327,9 +350,13 @@ class Solid(Domain):
         return Bends.of(self._vertices, self._faces, self._triangles, _WINDOW * self.inradius)
 
     @cached_property
+    def _cells(self) -> solid_spectrum.Cells:
+        return solid_spectrum.Cells.over(self._triangles, self.diameter / self.resolution)
+
+    @cached_property
     def _kernel(self) -> solid_spectrum.Kernel:
         most = 2 * solid_spectrum.LEAST_TERM / self.least_sigma**2
-        return solid_spectrum.Kernel.of(self._triangles, self.volume, self.diameter / self.resolution, most)
+        return solid_spectrum.Kernel.of(self._cells, self._triangles, self.volume, most)
 
     # ------------------------------------------------------------------ parts
 

@@ -25,10 +25,10 @@ from torch import Generator, Tensor
 
 from .checks import SolverError
 from .lists import Floats
-from .series import Series, lowest
+from .series import MOST_TERMS, Series, lowest
 from .solid_triangles import Triangles
 
-__all__ = ["Kernel"]
+__all__ = ["Cells", "Kernel"]
 
 LEAST_TERM = 12.0  # lambda sigma^2 / 2 of the last term at the least sigma
 _CUT, _TRIED = 6, 2  # parts of a cell along each axis, and points of a part
@@ -72,14 +72,16 @@ class Kernel(Series):
     triangles: Triangles
 
     @classmethod
-    def of(cls, triangles: Triangles, volume: float, width: float, most: float) -> Kernel:
-        """For the solid of that volume inside a surface, by cells no wider than ``width``; eigenvalues up to ``most``.
+    def of(cls, mesh: Cells, triangles: Triangles, volume: float, most: float) -> Kernel:
+        """For the solid of that volume inside a surface, on a mesh; eigenvalues up to ``most``.
 
         Raises:
             SolverError: there are too many eigenvalues below ``most``, or the solver did not converge.
         """
-        mesh = _Cells.over(triangles, width)
-        coarse, _ = _eigenpairs(_Cells.over(triangles, 2 * width), volume, 0.0)
+        if (count := _weyl(volume, most)) > 1.5 * MOST_TERMS:
+            raise SolverError(f"the kernel has some {count} terms, more than {MOST_TERMS}: lower resolution")
+        twice = Cells.over(triangles, 2 * float(mesh.width.max()))
+        coarse, _ = _eigenpairs(twice, volume, 0.0)
         values, vectors = _eigenpairs(mesh, volume, most)
         gap = values[1] - abs(coarse[1] - values[1])
         if not gap > 0.2 * values[1]:
@@ -166,7 +168,7 @@ class Kernel(Series):
 
 
 @dataclass(frozen=True)
-class _Cells:
+class Cells:
     """Cells that may meet the solid.
 
     Attributes:
@@ -188,7 +190,7 @@ class _Cells:
     size: int
 
     @classmethod
-    def over(cls, triangles: Triangles, width: float) -> _Cells:
+    def over(cls, triangles: Triangles, width: float) -> Cells:
         """The grid over a surface whose cells fit in its bounding box, no wider than ``width``."""
         corners = triangles.corners.reshape(-1, 3).numpy()
         low, high = corners.min(0), corners.max(0)
@@ -253,16 +255,20 @@ class _Cells:
         return found[0], found[1]
 
 
-def _eigenpairs(mesh: _Cells, volume: float, most: float) -> tuple[Floats, Floats]:
+def _eigenpairs(mesh: Cells, volume: float, most: float) -> tuple[Floats, Floats]:
     """Eigenvalues up to ``most``, at least three, and their coefficients ``[rows, k]``."""
     unit = float((mesh.width * mesh.shape).max())
     stiff, mass = mesh.matrices()
-    wished, size = most * unit**2, volume / unit**3
-    wall = 1.5 * (36 * math.pi) ** (1 / 3) * size ** (2 / 3)  # with room for more than the least around such a volume
-    # Weyl's law, of which the second term is the wall's
-    count = int(1.1 * (size * wished**1.5 / (6 * math.pi**2) + wall * wished / (16 * math.pi))) + 3
+    wished = most * unit**2
+    count = _weyl(volume / unit**3, wished)
     values, vectors = lowest(stiff / unit, mass / unit**3, wished, count)
     return values / unit**2, vectors / unit**1.5
+
+
+def _weyl(volume: float, most: float) -> int:
+    """About how many eigenvalues there are up to ``most``, by Weyl's law, whose second term is the wall's."""
+    wall = 1.5 * (36 * math.pi) ** (1 / 3) * volume ** (2 / 3)  # room for more than the least around such a volume
+    return int(1.1 * (volume * most**1.5 / (6 * math.pi**2) + wall * most / (16 * math.pi))) + 3
 
 
 def _by_parts(a: Floats, b: Floats) -> Floats:
