@@ -33,13 +33,18 @@ class Solid(Domain):
     """A bounded, connected set in space whose surface is made of triangles, with cavities if there are any.
 
     The surface itself, to its last vertex, decides membership, distances and specular moves: by ray casting over a grid
-    of candidate triangles, in double precision.
+    of candidate triangles, in double precision. A mesh of cells carries the Laplacian's eigenfunctions, from which come
+    the spectral gap and, from :attr:`least_sigma` on, the heat kernel: :meth:`diffuse` then draws from it and returns
+    its score, and follows simulated paths for less noise. All of these are made when they are first asked for.
 
     Args:
         vertices: ``[v, 3]``.
         faces: numbers of the three vertices of each triangle, ``[n, 3]``; together they form closed surfaces, of which
             one within another is a cavity, by the even-odd rule.
-        resolution: mesh widths along the diameter.
+        resolution: mesh widths along the diameter. Root mean square errors of sigma times the score at the least
+            sigma are some 0.01 to 0.02 in a cube and a ball; where edges stick in, the score has no bound at them and
+            errors there are larger. Gaps thinner than a mesh width are not seen by the kernel. Time and memory grow
+            with the sixth power: seconds for 12, minutes for 18.
 
     Attributes:
         vertices: without those of no face; float64.

@@ -114,13 +114,15 @@ def test_a_prism_has_the_kernel_of_its_factors():
         region.kernel_log_prob(x[:, :2], x0[:, :2], sigma),
         interval.heat_kernel_log_prob(x[:, 2:], x0[:, 2:], sigma),
     )
-    error = solid.kernel_log_prob(x, x0, sigma) - flat - high
-    assert float(error.abs().quantile(0.95)) < 0.02
+    error = (solid.kernel_log_prob(x, x0, sigma) - flat - high).abs()
+    assert float(error.median()) < 0.005
+    assert float(error.quantile(0.9)) < 0.03
     score = torch.cat(
         [region.kernel_score(x[:, :2], x0[:, :2], sigma), interval.heat_kernel_score(x[:, 2:], x0[:, 2:], sigma)], -1
     )
-    # At the inner edge the score has no limit.
-    assert sigma * float((solid.kernel_score(x, x0, sigma) - score).norm(dim=-1).quantile(0.9)) < 0.03
+    error = sigma * (solid.kernel_score(x, x0, sigma) - score).norm(dim=-1)
+    assert float(error.median()) < 0.015
+    assert float(error.quantile(0.8)) < 0.05  # at the inner edge the score has no bound
 
 
 def test_score_is_the_gradient_and_the_kernel_integrates_to_one():
