@@ -1,8 +1,8 @@
 """What thousands of facets cost: queries of a Region against those of a square, of a Solid against a cube; kernels.
 
-A coast of k corners around a lake, a wavy ball of k triangles; 512 points, float32, moves of a tenth of the inradius; medians, in turn. The first
-columns are milliseconds; "/ first" is the ratio to the square of four edges, or to
-the cube of twelve triangles.
+A coast of k corners around a lake, a wavy ball of k triangles; 512 points, float32, moves of a tenth of the inradius;
+medians, in turn. The first columns are milliseconds; "/ first" is the ratio to the square of four edges, or to the cube
+of twelve triangles.
 
     python benchmarks/region.py [--rounds 15]
 """
