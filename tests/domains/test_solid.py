@@ -83,7 +83,19 @@ def star():
     return vertices * (1 + 0.35 * wave)[:, None], faces
 
 
-SOLIDS = {"cube": box, "L": lambda: prism(L_SHAPE), "shell": lambda: shell(2), "star": star, "hollow": hollow_box}
+def spike():
+    """A thin tetrahedron, beside whose sharp edges the nearest triangle alone does not tell inside from outside."""
+    return hull([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0.45, 0.4, 0.05]])
+
+
+SOLIDS = {
+    "spike": spike,
+    "cube": box,
+    "L": lambda: prism(L_SHAPE),
+    "shell": lambda: shell(2),
+    "star": star,
+    "hollow": hollow_box,
+}
 
 
 @pytest.fixture(scope="module", params=SOLIDS)

@@ -125,6 +125,21 @@ def test_a_prism_has_the_kernel_of_its_factors():
     assert float(error.quantile(0.8)) < 0.05  # at the inner edge the score has no bound
 
 
+def test_draws_within_a_cell_follow_the_density():
+    """The mean place in a cell against the mean of the kernel there."""
+    solid = Solid(*box(), resolution=12)
+    kernel, sigma = solid._kernel, torch.tensor([solid.least_sigma], dtype=DOUBLE)
+    x0 = torch.tensor([[0.9, 0.2, 0.5]], dtype=DOUBLE)
+    weights = kernel._coefficients(x0, sigma).expand(4000, -1)
+    cell = torch.full((4000,), 171)  # the middle one of 343
+    y = kernel._within(cell, weights, generator())
+    u = (3 + torch.rand(4000, 3, generator=generator(1), dtype=DOUBLE)) * kernel.width
+    p = kernel.log_prob_and_score(u, x0.expand(4000, 3), sigma.expand(4000))[0].exp()
+    expected = (u * p.unsqueeze(-1)).sum(0) / p.sum()
+    assert float(((u.mean(0) - expected) / kernel.width).abs().max()) > 0.05  # the density is not flat
+    assert float(((y.mean(0) - expected) / kernel.width).abs().max()) < 0.025
+
+
 def test_score_is_the_gradient_and_the_kernel_integrates_to_one():
     solid = Solid(*prism(L_SHAPE), resolution=8)
     sigma = solid.least_sigma
