@@ -17,6 +17,7 @@ from .polytope import Polytope
 from .product import Product
 from .region import Region
 from .simplex import Simplex
+from .solid import Solid
 from .sphere import Sphere
 from .sphere_polytope import SphericalPolytope
 from .torus import Torus
@@ -34,6 +35,7 @@ __all__ = [
     "Region",
     "ShapeError",
     "Simplex",
+    "Solid",
     "SolverError",
     "Sphere",
     "SphericalPolytope",

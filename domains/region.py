@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from . import paths, region_mesh, region_outline, region_spectrum
+from . import region_mesh, region_outline, region_spectrum, series
 from .base import Domain, batch_shape
-from .checks import DomainError, SolverError, values_are_checked, without_derivative
+from .checks import DomainError, without_derivative
 from .region_arcs import Arcs
 from .region_segments import Segments
 
@@ -25,10 +25,7 @@ __all__ = ["Region"]
 _LEAST = 5.0  # mesh widths that the least sigma of the series is
 _WINDOW, _WIDE_WINDOW = 0.05, 0.25  # of curvature, in inradii
 _MOST_BENT = 20.0  # curvature, in 1/inradius
-_FORGOTTEN = 1e-6  # size of the first term of the series from which on a law is uniform
 _NUDGES = 40
-_ROUNDS = 1000
-_WAVES = (1, 2, 4, 8)  # along a side of the bounding box, in features
 
 
 class Region(Domain):
@@ -170,7 +167,7 @@ class Region(Domain):
         flat, segments = self._flat(x)
         edge = segments.nearest(flat.detach())
         away, along = flat - segments.start[edge], segments.along[edge]
-        share, normal = (away * along).sum(-1), segments.normal(edge)
+        share, normal = (away * along).sum(-1), segments.normal_of(edge)
         length = segments.length[edge]
         distance = (away * normal).sum(-1)
         at_corner = ((share < 0) | (share > length)).nonzero().squeeze(-1)
@@ -277,23 +274,7 @@ class Region(Domain):
         size = batch_shape(shape)
         like = torch.empty(0, device=device, dtype=dtype)
         segments: Segments = self._on("_segments", like.device)
-        cells = (segments.inside | (segments.clear <= 0)).nonzero().squeeze(-1)
-        found = torch.empty((math.prod(size), 2), dtype=torch.float64, device=like.device)
-        filled = 0
-        for _ in range(_ROUNDS):
-            missing = len(found) - filled
-            if not missing:
-                break
-            count = min(int(1.2 * missing * len(cells) * segments.cell**2 / self.area) + 16, 1 << 20)
-            which = torch.randint(len(cells), (count,), generator=generator, device=like.device)
-            u = torch.rand((count, 2), generator=generator, device=like.device, dtype=torch.float64)
-            x = segments.centres(cells[which]) + segments.cell * (u - 0.5)
-            x = x[segments.contains(x)][:missing]
-            found[filled : filled + len(x)] = x
-            filled += len(x)
-        else:
-            raise SolverError(f"{self!r} fills too little of its outline's cells to be sampled: it is all spikes")
-        return found.reshape(*size, 2).to(like)
+        return segments.sample_uniform(math.prod(size), self.area, generator).reshape(*size, 2).to(like)
 
     def kernel_log_prob(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> Tensor:
         """Log-density ``[*batch]`` of reflected Brownian motion from ``x0``, for ``sigma`` from :attr:`least_sigma` on.
@@ -319,15 +300,7 @@ class Region(Domain):
 
         From :attr:`least_sigma` on drawn from the kernel, and its score; path targets for less noise.
         """
-        x0, scale = self._check_noising(x0, sigma)
-        start, s = x0.reshape(-1, 2), scale.reshape(-1)
-        x, target = torch.empty_like(start), torch.empty_like(start)
-        wide = s >= self.least_sigma
-        for rows, law in ((wide, self._by_series), (~wide, self._by_paths)):
-            which = rows.nonzero().squeeze(-1)
-            if len(which):
-                x[which], target[which] = law(start[which], s[which], generator)
-        return x.reshape(x0.shape), target.reshape(x0.shape)
+        return series.diffuse(self, self._kernel_on, self.least_sigma, x0, sigma, generator)
 
     # ------------------------------------------------------------------ networks
 
@@ -336,12 +309,7 @@ class Region(Domain):
 
         And waves in the coordinates, which draw finer detail.
         """
-        low, high = (b.to(x) for b in self.bounding_box)
-        distance, normal = self.boundary(x)
-        near = (sigma / (distance.clamp(min=0) + sigma)).unsqueeze(-1)
-        scaled = (x - low) / (high - low) * 2 - 1
-        waves = [wave(k * math.pi * scaled) for k in _WAVES for wave in (torch.cos, torch.sin)]
-        return torch.cat([scaled, 1 - near, near * normal, *waves], -1)
+        return series.features(self, x, sigma)
 
     # ------------------------------------------------------------------ values
 
@@ -415,32 +383,14 @@ class Region(Domain):
         length, after = segments.length[edge], segments.following[edge]
         foot = segments.start[edge] + share.clamp(min=0).minimum(length).unsqueeze(-1) * segments.along[edge]
         foot = torch.where((share >= length).unsqueeze(-1), segments.start[after], foot)
-        inward = torch.where((share <= 0).unsqueeze(-1), segments.inward[edge], segments.normal(edge))
+        inward = torch.where((share <= 0).unsqueeze(-1), segments.inward[edge], segments.normal_of(edge))
         return foot, torch.where((share >= length).unsqueeze(-1), segments.inward[after], inward)
 
+    def _kernel_on(self, device: torch.device) -> series.Series:
+        return cast(series.Series, self._on("_kernel", device))
+
     def _series(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
-        x, x0, scale = self._check_pair(x, x0, sigma)
-        if values_are_checked() and not bool((scale >= self.least_sigma * (1 - 1e-6)).all()):
-            raise DomainError(
-                f"sigma must be at least least_sigma, {self.least_sigma:g}, for the kernel's series; it is "
-                f"{float(scale.min()):g}: raise resolution in proportion, or train by `diffuse`"
-            )
-        kernel: region_spectrum.Kernel = self._on("_kernel", x.device)
-        y, y0 = (p.detach().reshape(-1, 2).double() for p in (x, x0))
-        log_p, score = kernel.log_prob_and_score(y, y0, scale.reshape(-1).double())
-        return log_p.reshape(self._batch(x)).to(x.dtype), score.reshape(x.shape).to(x.dtype)
-
-    def _by_series(self, x0: Tensor, sigma: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        kernel: region_spectrum.Kernel = self._on("_kernel", x0.device)
-        y0, s = x0.double(), sigma.double()
-        x = self.project(kernel.sample(y0, s, generator))
-        uniform = self.sample_uniform(len(x), generator=generator, device=x.device, dtype=x.dtype)
-        forgotten = torch.exp(-self.spectral_gap * s**2 / 2) < _FORGOTTEN
-        x = torch.where(forgotten.unsqueeze(-1), uniform, x)
-        return x.to(x0.dtype), kernel.log_prob_and_score(x, y0, s)[1].to(x0.dtype)
-
-    def _by_paths(self, x0: Tensor, sigma: Tensor, generator: Generator | None) -> tuple[Tensor, Tensor]:
-        return paths.simulate(self, x0, sigma, generator=generator)
+        return series.log_prob_and_score(self, self._kernel_on, self.least_sigma, x, x0, sigma)
 
     def _no_kernel(self) -> NotImplementedError:
         return NotImplementedError(

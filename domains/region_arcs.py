@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .region_segments import Floats
+from .lists import Floats, OnDevice
 
 __all__ = ["Arcs"]
 
@@ -22,7 +22,7 @@ _POINTS = 2048  # along the outline, for quantiles
 
 
 @dataclass(frozen=True)
-class Arcs:
+class Arcs(OnDevice):
     """Arc length along rings one after the other, and the angles by which they have turned.
 
     Attributes:
@@ -64,10 +64,6 @@ class Arcs:
             np.array([t.sum(0) for t in turns]),
         )
         return cls(*map(torch.from_numpy, parts))
-
-    def to(self, device: torch.device) -> Arcs:
-        """The same on another device."""
-        return Arcs(**{name: value.to(device) for name, value in vars(self).items()})
 
     def curvature(self, edge: Tensor, share: Tensor, window: float) -> Tensor:
         """Angle per length ``[n]`` within ``window`` on both sides of the point ``share`` along each edge ``[n]``."""

@@ -15,7 +15,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from .region_segments import Floats
+from .lists import Floats
 
 if TYPE_CHECKING:
     from .region import Region

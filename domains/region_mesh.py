@@ -13,8 +13,9 @@ import numpy.typing as npt
 import torch
 
 from .checks import SolverError
+from .lists import Floats
 from .region_outline import area
-from .region_segments import Floats, Segments
+from .region_segments import Segments
 
 if TYPE_CHECKING:
     import networkx

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .checks import DomainError, ShapeError
-from .region_segments import Floats, inside_rings
+from .lists import Floats
+from .region_segments import inside_rings
 
 __all__ = ["area", "depths", "pieces", "read", "rings_of_distance", "rings_of_mask"]
 

@@ -7,61 +7,25 @@ the lists of their cells alone, in double precision, on the device of the points
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["Floats", "Lists", "Segments", "inside_rings"]
+from .facets import Facets
+from .lists import PAIRS, Floats, Lists, first_least
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+__all__ = ["Segments", "inside_rings"]
 
-CAP = 1000  # pieces of one move, before it ends where it is
 _ROOM = 0.1  # of the square beyond the bounding box, in sides
 _CELLS = 4  # per edge, about
 _FEWEST, _MOST = 5, 8  # levels of cells: 32 to 256 along a side
-_PAIRS = 1 << 21  # of points and edges looked at together
-_SAFE = 1 - 1e-9
 
 
 @dataclass(frozen=True)
-class Lists:
-    """Lists of different lengths in one tensor: list i is ``items[starts[i] : starts[i + 1]]``."""
-
-    starts: Tensor
-    items: Tensor
-
-    def of(self, which: Tensor) -> tuple[Tensor, Tensor]:
-        """Pairs of a row ``0..len(which)`` and an item of that row's list, rows in ascending order."""
-        first = self.starts[which]
-        counts = self.starts[which + 1] - first
-        rows = torch.repeat_interleave(torch.arange(len(which), device=which.device), counts)
-        before = torch.cumsum(counts, 0) - counts
-        offset = torch.arange(len(rows), device=which.device) - before[rows]
-        return rows, self.items[first[rows] + offset]
-
-    def parts(self, which: Tensor) -> list[Tensor]:
-        """Row numbers of ``which``, in parts that have few pairs each."""
-        rows = torch.arange(len(which), device=which.device)
-        counts = self.starts[which + 1] - self.starts[which]
-        if int(counts.sum()) <= _PAIRS:
-            return [rows]
-        part = torch.div(torch.cumsum(counts, 0), _PAIRS, rounding_mode="floor")
-        return [rows[part == p] for p in part.unique()]
-
-    @staticmethod
-    def make(keys: Ints, items: Ints, count: int) -> Lists:
-        """From pairs of a list's number and an item."""
-        order = np.argsort(keys, kind="stable")
-        starts = np.searchsorted(keys[order], np.arange(count + 1))
-        return Lists(torch.from_numpy(starts), torch.from_numpy(items[order].copy()))
-
-
-@dataclass(frozen=True)
-class Segments:
+class Segments(Facets):
     """The edges of an outline, interior to their left, and a grid over them.
 
     Attributes:
@@ -136,21 +100,14 @@ class Segments:
         index = torch.arange(side * side)
         return cls(**{**vars(self), "inside": self._crossings(self.centres(index))})
 
-    def to(self, device: torch.device) -> Segments:
-        """The same on another device."""
-        values = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                value = value.to(device)
-            elif isinstance(value, Lists):
-                value = Lists(value.starts.to(device), value.items.to(device))
-            values[field.name] = value
-        return Segments(**values)
+    @property
+    def size(self) -> float:
+        """Side of the square of cells."""
+        return self.cell * self.side
 
     # ------------------------------------------------------------------ queries
 
-    def normal(self, edge: Tensor) -> Tensor:
+    def normal_of(self, edge: Tensor) -> Tensor:
         """Inward unit normals ``[*edge, 2]``."""
         along = self.along[edge]
         return torch.stack([-along[..., 1], along[..., 0]], -1)
@@ -184,10 +141,10 @@ class Segments:
         for part in self.near.parts(index[rows]):
             some = rows[part]
             pair, item = self.near.of(index[some])
-            edge[some] = item[_first_least(self._gap(x[some][pair], item), pair, len(some))]
+            edge[some] = item[first_least(self._gap(x[some][pair], item), pair, len(some))]
         rest = (~good).nonzero().squeeze(-1)
         every = torch.arange(len(self.length), device=x.device)
-        for some in rest.split(max(1, _PAIRS // len(every))):
+        for some in rest.split(max(1, PAIRS // len(every))):
             edge[some] = self._gap(x[some].unsqueeze(1), every).argmin(-1)
         return edge
 
@@ -196,71 +153,9 @@ class Segments:
         gap: Tensor = self._gap(x, edge).sqrt()
         return gap
 
-    def move(self, x: Tensor, v: Tensor, tolerance: float) -> tuple[Tensor, Tensor]:
-        """Where points ``[n, 2]`` inside end that move by ``v`` and are mirrored at edges; and which met one, ``[n]``.
-
-        A piece of a move ends at a wall, or where no wall can have been met: at the cell's distance from the
-        outline, or one cell away. A move of more than ``CAP`` pieces ends where it is.
-        """
-        x, left = x.clone(), v.norm(dim=-1)
-        met = torch.zeros_like(left, dtype=torch.bool)
-        way = v / left.clamp(min=torch.finfo(v.dtype).tiny).unsqueeze(-1)
-        rows = (left > 0).nonzero().squeeze(-1)
-        p, d, left = x[rows], way[rows], left[rows]
-        for _ in range(CAP):
-            if not len(rows):
-                break
-            index, _ = self.index(p)
-            free = self.clear[index] * _SAFE
-            step = torch.minimum(left, free.clamp(min=self.cell))
-            close = (free < torch.minimum(left, torch.full_like(left, self.cell))).nonzero().squeeze(-1)
-            turned = d
-            for part in self.reach.parts(index[close]) if len(close) else ():
-                some = close[part]
-                hit, edge = self._hit(p[some], d[some], index[some], step[some], tolerance)
-                met[rows[some]] |= hit < torch.inf
-                n = self.normal(edge)
-                after = d[some] - 2 * (d[some] * n).sum(-1, keepdim=True) * n
-                turned = turned.index_put((some,), torch.where((hit < torch.inf).unsqueeze(-1), after, d[some]))
-                step = step.index_put((some,), torch.minimum(step[some], hit))
-            p, d, left = p + step.unsqueeze(-1) * d, turned, left - step
-            x[rows] = p
-            keep = (left > 0).nonzero().squeeze(-1)
-            rows, p, d, left = rows[keep], p[keep], d[keep], left[keep]
-        return x, met
-
-    def sees(self, x: Tensor, y: Tensor) -> Tensor:
-        """Whether the straight line between points ``[n, 2]`` of the closed set stays in it, ``[n]``; it may graze."""
-        tolerance = -1e-9 * self.cell * self.side  # parts of edges' ends that do not count
-        way = y - x
-        left = way.norm(dim=-1) * (1 - 1e-6)
-        d = way / way.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(x.dtype).tiny)
-        middle = x + 0.5 * way
-        seen: Tensor = self.contains(middle) | (left <= -tolerance)
-        rows = (~seen).nonzero().squeeze(-1)
-        if len(rows):  # along an edge
-            seen[rows] = self.distance(middle[rows], self.nearest(middle[rows])) <= -tolerance
-        rows = seen.nonzero().squeeze(-1)
-        p = x.clone()
-        for _ in range(CAP):
-            if not len(rows):
-                break
-            index, _ = self.index(p[rows])
-            free = self.clear[index] * _SAFE
-            step = torch.minimum(left[rows], free.clamp(min=self.cell))
-            close = (free < torch.minimum(left[rows], torch.full_like(free, self.cell))).nonzero().squeeze(-1)
-            for part in self.reach.parts(index[close]) if len(close) else ():
-                some = close[part]
-                hit, _ = self._hit(p[rows[some]], d[rows[some]], index[some], step[some], tolerance, both=True)
-                seen[rows[some[hit < torch.inf]]] = False
-            p[rows] += step.unsqueeze(-1) * d[rows]
-            left[rows] -= step
-            rows = rows[seen[rows] & (left[rows] > 0)]
-        return seen
-
     # ------------------------------------------------------------------ parts
 
-    def _hit(
+    def hit(
         self, p: Tensor, d: Tensor, index: Tensor, step: Tensor, tolerance: float, both: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Way ``[n]`` to the first edge that is met within ``step``, or infinity; and its number.
@@ -268,7 +163,7 @@ class Segments:
         Edges are met from inside, or from both sides.
         """
         pair, item = self.reach.of(index)
-        n, along = self.normal(item), self.along[item]
+        n, along = self.normal_of(item), self.along[item]
         away, way = p[pair] - self.start[item], d[pair]
         height, speed = (away * n).sum(-1), -(way * n).sum(-1)
         if both:
@@ -277,7 +172,7 @@ class Segments:
         share = (away * along).sum(-1) + t * (way * along).sum(-1)
         met = (speed > 0) & (height >= -tolerance) & (share >= -tolerance) & (share <= self.length[item] + tolerance)
         t = torch.where(met & (t <= step[pair]), t, torch.inf)
-        first = _first_least(t, pair, len(p))
+        first = first_least(t, pair, len(p))
         return torch.where(first < len(t), t[first.clamp(max=len(t) - 1)], torch.inf), item[first.clamp(max=len(t) - 1)]
 
     def _gap(self, x: Tensor, edge: Tensor) -> Tensor:
@@ -321,15 +216,6 @@ def _with_starts(rings: list[Floats]) -> list[tuple[Floats, int]]:
     """Each ring, and the number of the first of its edges."""
     starts = np.cumsum([0, *(len(r) for r in rings)])
     return list(zip(rings, starts[:-1].tolist(), strict=True))
-
-
-def _first_least(values: Tensor, rows: Tensor, count: int) -> Tensor:
-    """The number ``[count]`` of the first pair that has the least value of its row; rows without pairs get none."""
-    least = torch.full((count,), torch.inf, dtype=values.dtype, device=values.device)
-    least = least.scatter_reduce(0, rows, values, "amin")
-    number = torch.arange(len(values), device=values.device)
-    chosen = torch.where(values == least[rows], number, len(values))
-    return torch.full((count,), len(values), device=values.device).scatter_reduce(0, rows, chosen, "amin")
 
 
 def _candidates(

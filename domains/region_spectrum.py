@@ -14,22 +14,20 @@ drawn exactly from the series: first a triangle by its integral, then a point of
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from .checks import SolverError
+from .lists import Floats, Lists
 from .region_mesh import Mesh
-from .region_segments import Floats, Lists
+from .series import Series, lowest
 
 __all__ = ["Kernel", "eigenpairs"]
 
 LEAST_TERM = 14.0  # lambda sigma^2 / 2 of the last term at the least sigma
-_FLOOR = 1e-6  # of the uniform density, below which the series says nothing
-_MOST_TERMS = 1500
-_TOLERANCE = 1e-9  # of eigenvalues
 _ROWS = 1 << 21  # numbers of one table made at a time
 _DRAWS = 200  # proposals in a triangle for one point
 _LOCAL = 1e-9  # share of a triangle by which a point may lie outside of it
@@ -74,7 +72,6 @@ def eigenpairs(mesh: Mesh, most: float) -> Eigenpairs:
         from skfem.models.poisson import laplace, mass  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:
         raise ImportError(_MISSING) from error
-    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh, splu
 
     unit = float(np.ptp(mesh.points, axis=0).max())
     points, area = (mesh.points - mesh.points.mean(0)) / unit, 0.0
@@ -83,31 +80,13 @@ def eigenpairs(mesh: Mesh, most: float) -> Eigenpairs:
     for element in (skfem.ElementTriP1(), skfem.ElementTriP2()):
         basis = skfem.Basis(grid, element)
         stiff, weights = laplace.assemble(basis), mass.assemble(basis)
-        factors = splu((stiff + weights).tocsc(), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
-        inverse = LinearOperator(stiff.shape, factors.solve)
         area = float(weights.sum())
         round_it = 2 * math.sqrt(math.pi * area)  # the shortest wall around such an area
-        wished = most * unit**2
-        count = 2
+        wished, count = 0.0, 2
         if not isinstance(element, skfem.ElementTriP1):  # Weyl's law, with room for a longer wall
+            wished = most * unit**2
             count = int(1.15 * (area * wished + 1.5 * round_it * math.sqrt(wished)) / (4 * math.pi)) + 10
-        while True:
-            count = min(count, stiff.shape[0] // 2)
-            if count > _MOST_TERMS:
-                raise SolverError(f"the kernel has more than {_MOST_TERMS} terms: lower resolution")
-            size = stiff.shape[0]
-            start, vectors_kept = np.random.default_rng(0).standard_normal(size), min(int(1.4 * count) + 20, size - 1)
-            try:
-                values, vectors = eigsh(
-                    stiff, count, weights, -1.0, OPinv=inverse, v0=start, ncv=vectors_kept, tol=_TOLERANCE
-                )
-            except ArpackError as error:
-                raise SolverError(f"the eigenvalue solver gave up ({error}): change resolution a little") from error
-            order = np.argsort(values)
-            values, vectors = values[order], vectors[:, order]
-            if count == 2 or values[-1] >= wished or count == stiff.shape[0] // 2:
-                break
-            count = int(1.3 * count)
+        values, vectors = lowest(stiff, weights, wished, count)
         found.append((values, vectors, basis))
     linear, (values, vectors, basis) = found[0][0], found[1]
     gap = values[1] - 2 * max(linear[1] - values[1], 0.0)
@@ -121,7 +100,7 @@ def eigenpairs(mesh: Mesh, most: float) -> Eigenpairs:
 
 
 @dataclass(frozen=True)
-class Kernel:
+class Kernel(Series):
     """The series, ready to be evaluated on one device. All tensors are float64.
 
     Attributes:
@@ -134,7 +113,7 @@ class Kernel:
         cell: side of its cells.
         shape: columns and rows of it.
         lists: triangles that have a point in each cell.
-        area: of all triangles.
+        volume: area of all triangles.
     """
 
     values: Tensor
@@ -146,7 +125,7 @@ class Kernel:
     cell: float
     shape: tuple[int, int]
     lists: Lists
-    area: float
+    volume: float
 
     @classmethod
     def of(cls, pairs: Eigenpairs) -> Kernel:
@@ -181,57 +160,7 @@ class Kernel:
             float(areas.sum()),
         )
 
-    def to(self, device: torch.device) -> Kernel:
-        """The same on another device."""
-        values = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, Tensor):
-                value = value.to(device)
-            elif isinstance(value, Lists):
-                value = Lists(value.starts.to(device), value.items.to(device))
-            values[field.name] = value
-        return Kernel(**values)
-
-    # ------------------------------------------------------------------ laws
-
-    def log_prob_and_score(self, x: Tensor, x0: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-density ``[n]`` and its gradient in ``x``, ``[n, 2]``; points ``[n, 2]``, float64, and ``[n]``.
-
-        Densities below 1e-6 of the uniform one are taken to be that.
-        """
-        log_p, score = torch.empty_like(sigma), torch.empty_like(x)
-        floor = _FLOOR / self.area
-        for rows in torch.arange(len(x), device=x.device).split(max(1, _ROWS // len(self.values))):
-            weights = self._coefficients(x0[rows], sigma[rows])
-            nodes, shape, slope = self._locate(x[rows])
-            p = (weights * self._combine(nodes, shape)).sum(-1).clamp(min=floor)
-            gradient = torch.stack([(weights * self._combine(nodes, s)).sum(-1) for s in slope.unbind(-1)], -1)
-            log_p[rows], score[rows] = p.log(), gradient / p.unsqueeze(-1)
-        return log_p, score
-
-    def sample(self, x0: Tensor, sigma: Tensor, generator: Generator | None) -> Tensor:
-        """A draw ``[n, 2]`` for each starting point."""
-        out = torch.empty_like(x0)
-        for rows in torch.arange(len(x0), device=x0.device).split(max(1, _ROWS // len(self.masses))):
-            weights = self._coefficients(x0[rows], sigma[rows])
-            chance = torch.cumsum((weights @ self.masses.T).clamp(min=0), -1)
-            u = self._uniform((len(rows), 1), generator)
-            which = torch.searchsorted(chance, u * chance[:, -1:]).squeeze(-1).clamp(max=len(self.masses) - 1)
-            out[rows] = self._within(which, weights, generator)
-        return out
-
     # ------------------------------------------------------------------ parts
-
-    def _coefficients(self, x0: Tensor, sigma: Tensor) -> Tensor:
-        """exp(-lambda sigma^2 / 2) phi(x0), ``[n, k]``."""
-        nodes, shape, _ = self._locate(x0)
-        found: Tensor = torch.exp(-self.values * sigma.unsqueeze(-1) ** 2 / 2) * self._combine(nodes, shape)
-        return found
-
-    def _combine(self, nodes: Tensor, weights: Tensor) -> Tensor:
-        """Sums ``[n, k]`` of six rows of the table each."""
-        return torch.nn.functional.embedding_bag(nodes, self.table, per_sample_weights=weights, mode="sum")
 
     def _locate(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Nodes ``[n, 6]`` of the triangle of each point, shape functions ``[n, 6]``, their gradients ``[n, 6, 2]``.
@@ -297,6 +226,3 @@ class Kernel:
             share[rows] = point
             rows = rows[u[:, 2] * top[rows] > (shape * density[rows]).sum(-1)]
         return (share.unsqueeze(-1) * corners).sum(1)
-
-    def _uniform(self, shape: tuple[int, ...], generator: Generator | None) -> Tensor:
-        return torch.rand(shape, generator=generator, dtype=self.values.dtype, device=self.values.device)

@@ -22,6 +22,7 @@ from constrained_diffusion import (
     ReflectedDiffusion,
     Region,
     Simplex,
+    Solid,
     Sphere,
     Torus,
     elbo,
@@ -29,6 +30,9 @@ from constrained_diffusion import (
 )
 
 L_SHAPE = [[0.0, 0.0], [2.0, 0.0], [2.0, 1.0], [1.0, 1.0], [1.0, 2.0], [0.0, 2.0]]
+CUBE = [[x, y, z] for x in (0.0, 1.0) for y in (0.0, 1.0) for z in (0.0, 1.0)]
+TWELVE = [[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1]]
+TWELVE += [[2, 3, 7], [2, 7, 6], [0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3]]
 DOMAINS = {
     "box": lambda: Hypercube(2, low=-3, high=[1, 7]),
     "image": lambda: Hypercube((3, 4, 4)),
@@ -36,6 +40,7 @@ DOMAINS = {
     "ball": lambda: Ball(3, radius=2.5),
     "polytope": lambda: Polytope.from_vertices([[0.0, 0.0], [2.0, 0.0], [1.0, 1.5]]),
     "region": lambda: Region(L_SHAPE, resolution=20),
+    "solid": lambda: Solid(CUBE, TWELVE, resolution=6),
     "product": lambda: Product(Hypercube(1), Ball(2)),
     "sphere": lambda: Sphere(2),
     "torus": lambda: Torus(2),

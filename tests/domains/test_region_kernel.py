@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 
 from constrained_diffusion import Ball, DomainError, Hypercube, ReflectedDiffusion, Region, Simplex, sample_sde
-from constrained_diffusion.domains import region_mesh, region_spectrum
+from constrained_diffusion.domains import paths, region_mesh, region_spectrum
 from tests.domains.test_region import L_SHAPE, SQUARE, ngon
 
 pytest.importorskip("skfem")
@@ -127,7 +127,7 @@ def test_paths_and_series_agree_beside_straight_walls():
     region = Region(SQUARE, resolution=50)
     s = torch.full((8000,), 1.05 * region.least_sigma, dtype=torch.float64)
     x0 = torch.tensor([0.15, 0.4], dtype=torch.float64).expand(8000, 2)
-    x, target = region._by_paths(x0, s, generator())
+    x, target = paths.simulate(region, x0, s, generator=generator())
     score = region.kernel_score(x, x0, s)
     for low in (0.0, 0.1, 0.2):
         rows = (x[:, 0] >= low) & (x[:, 0] < low + 0.1)
