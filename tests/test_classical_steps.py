@@ -199,9 +199,11 @@ def test_reverse_diffusion_is_algorithm_2_of_song_et_al(corrections, given_noise
         for _ in range(corrections):
             e = 2 * (snr * low) ** 2
             x = x + e * s(x, low) + math.sqrt(2 * e) * next(queue)
-    walks = [PredictorCorrector(sde, score, steps=n, corrector_steps=corrections, snr=snr, denoise=False)]
+    walks = [
+        PredictorCorrector(sde, score, steps=n, corrector_steps=corrections, snr=snr, denoise=False, variance="large")
+    ]
     if not corrections:
-        walks.append(EulerMaruyama(sde, score, steps=n, denoise=False))
+        walks.append(EulerMaruyama(sde, score, steps=n, denoise=False, variance="large"))
     for walk in walks:
         given_noise(noises)
         torch.testing.assert_close(walk.sample(4, latent=latent).x, x, rtol=1e-8, atol=1e-8)

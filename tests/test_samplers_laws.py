@@ -10,6 +10,7 @@ from scipy import stats
 from constrained_diffusion import (
     Ball,
     DomainError,
+    Euclidean,
     EulerMaruyama,
     Hypercube,
     PredictorCorrector,
@@ -23,6 +24,34 @@ SAMPLERS = [EulerMaruyama, PredictorCorrector]
 
 def zero(x, t):
     return torch.zeros_like(x)
+
+
+@pytest.mark.parametrize("width", [0.1, 1.0, 4.0])
+def test_variance_of_gaussian_data_is_right_to_second_order(width):
+    sde, n = ReflectedSDE(Euclidean(1), 0.01, 40.0), 300_000
+    start = torch.randn(n, 1, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    latent = math.sqrt(width**2 + 40.0**2) * (start - start.mean()) / start.std()
+
+    def score(x, t):
+        return -x / (width**2 + sde.sigma(t).unsqueeze(-1) ** 2)
+
+    def excess(variance):
+        """Relative error of the samples' variance."""
+        walk = EulerMaruyama(sde, score, steps=40, denoise=False, variance=variance)
+        x = walk.sample(n, latent=latent, generator=torch.Generator().manual_seed(2)).x
+        return float(x.var()) / (width**2 + 1e-4) - 1
+
+    step = math.log(4000) / 40
+    assert excess("large") == pytest.approx(step, abs=step**2)
+    assert excess("small") == pytest.approx(-step, abs=step**2)
+    assert abs(excess("mean")) < 0.4 * step**2
+
+
+def test_unknown_variance_is_named():
+    sde = ReflectedSDE(Hypercube(1))
+    for sampler in SAMPLERS:
+        with pytest.raises(ValueError, match="variance must be one of 'large', 'mean', 'small', not 'tiny'"):
+            sampler(sde, zero, variance="tiny")
 
 
 def interval_law(sigma_min=0.02):

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from ..process import Score
 from ..sde import ReflectedSDE
-from .base import Condition, Options, Sampler
+from .base import Condition, Options, Sampler, Variance, checked_variance
 
 __all__ = ["PredictorCorrector"]
 
@@ -28,6 +28,7 @@ class PredictorCorrector(Sampler):
         score: its score.
         corrector_steps: Langevin steps after each predictor step; one evaluation each.
         snr: ratio of the Langevin drift to its noise.
+        variance: of the predictor, as for :class:`EulerMaruyama`.
         options: ``steps``, ``denoise``, ``grid``; see :class:`Sampler`. One evaluation a step and one more for each
             corrector step.
     """
@@ -41,6 +42,7 @@ class PredictorCorrector(Sampler):
         *,
         corrector_steps: int = 1,
         snr: float = 0.16,
+        variance: Variance = "mean",
         **options: Unpack[Options],
     ) -> None:
         super().__init__(sde, score, **options)
@@ -48,13 +50,13 @@ class PredictorCorrector(Sampler):
             raise ValueError(f"corrector_steps must be an integer, not negative, got {corrector_steps!r}")
         if not 0 < snr < math.inf:
             raise ValueError(f"snr must be positive and finite, got {snr!r}")
-        self.corrector_steps, self.snr = corrector_steps, snr
+        self.corrector_steps, self.snr, self.variance = corrector_steps, snr, checked_variance(variance)
 
     def step(
         self, x: Tensor, t: Tensor, t_next: Tensor, *, generator: Generator | None, condition: Condition
     ) -> Tensor:
         """A reverse step to ``t_next`` and the corrector there."""
-        move = self.reverse_move(x, t, t_next, generator=generator, condition=condition)
+        move = self.reverse_move(x, t, t_next, variance=self.variance, generator=generator, condition=condition)
         x = self.process.domain.reflect(x, move)
         for _ in range(self.corrector_steps):
             x = self.correct(x, t_next, generator=generator, condition=condition)
