@@ -1,4 +1,4 @@
-"""Programs of `examples/cifar10` as modules, whose names are too plain to stay."""
+"""Programs of `examples/cifar10` and other folders as modules, whose names are too plain to stay."""
 
 import contextlib
 import importlib
@@ -11,14 +11,14 @@ FOLDER = ROOT / "examples" / "cifar10"
 
 
 @contextlib.contextmanager
-def programs(*names):
+def programs(*names, folder=FOLDER):
     """The modules of these names, for as long as the context lasts."""
     before = set(sys.modules)
-    sys.path.insert(0, str(FOLDER))
+    sys.path.insert(0, str(folder))
     try:
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
     finally:
-        sys.path.remove(str(FOLDER))
+        sys.path.remove(str(folder))
         for name in set(sys.modules) - before:
-            if name in {path.stem for path in FOLDER.glob("*.py")}:
+            if name in {path.stem for path in folder.glob("*.py")}:
                 del sys.modules[name]

@@ -27,6 +27,7 @@ from constrained_diffusion import (
     Polytope,
     PredictorCorrector,
     ProbabilityFlow,
+    Process,
     RectifiedFlow,
     ReflectedDiffusion,
     Sampler,
@@ -146,7 +147,7 @@ class Flow(Method):
 
 
 class Unconstrained(Method):
-    """Diffusion in the affine hull, whose samples are projected in the end, or clipped after each step."""
+    """Diffusion in the affine hull, whose samples are projected in the end, or denoised points at each step."""
 
     name = BASELINE
 
@@ -167,24 +168,26 @@ class Unconstrained(Method):
             y, nfe = plain(n, seed)
             return chart.back(y), nfe
 
-        def clipped(n: int, seed: int) -> tuple[Tensor, int]:
-            walk = draw(model, lambda *a, **k: Clipped(*a, clip=model_units(model, clip), **k), budget.walk)
-            y, nfe = walk(n, seed)
+        def make(process: Process, score: Callable[..., Tensor], **options: Any) -> Sampler:
+            return EulerMaruyama(process, Thresholded(score, process, model_units(model, clip)), **options)
+
+        def thresholded(n: int, seed: int) -> tuple[Tensor, int]:
+            y, nfe = draw(model, make, budget.walk)(n, seed)
             return task.domain.project(chart.back(y)), nfe
 
-        draws = {"unconstrained": raw, "unconstrained, projected": projected, "unconstrained, clipped": clipped}
+        draws = {"unconstrained": raw, "unconstrained, projected": projected, "unconstrained, thresholded": thresholded}
         return Fitted(draws, lambda x: density(model, chart.to(x)) + chart.log_det(x))
 
 
-class Clipped(EulerMaruyama):
-    """Euler steps without walls, each followed by a projection into a domain: dynamic thresholding's static form."""
+class Thresholded:
+    """A score whose denoised points are moved into a domain: the static thresholding of image models."""
 
-    def __init__(self, *arguments: Any, clip: Callable[[Tensor], Tensor], **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.clip = clip
+    def __init__(self, score: Callable[..., Tensor], process: Process, clip: Callable[[Tensor], Tensor]) -> None:
+        self.score, self.process, self.clip = score, process, clip
 
-    def step(self, x: Tensor, *arguments: Any, **options: Any) -> Tensor:
-        return self.clip(super().step(x, *arguments, **options))
+    def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
+        variance = self.process.expand(self.process.sigma(t)) ** 2
+        return (self.clip(x + variance * self.score(x, t, **condition)) - x) / variance
 
 
 class Mirror(Method):

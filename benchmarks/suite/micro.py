@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from run import machine
-from timing import milliseconds
+from timing import Clock
 from torch import Tensor
 
 from constrained_diffusion import (
@@ -63,7 +63,7 @@ def polytope(d: int, facets: int) -> Polytope:
     return Polytope(torch.cat([normals, box, -box]), torch.ones(facets + 2 * d, dtype=torch.float64))
 
 
-def parts(domain: Domain, count: int) -> dict[str, float]:
+def parts(domain: Domain, count: int, clock: Clock) -> dict[str, float]:
     """Milliseconds of each part, for ``count`` points."""
     sde = ReflectedSDE(domain, 0.01 * (domain.inradius if math.isfinite(domain.inradius) else 1.0), 1.0)
     generator = torch.Generator().manual_seed(0)
@@ -84,11 +84,11 @@ def parts(domain: Domain, count: int) -> dict[str, float]:
             walk.step(x, torch.tensor(0.501), torch.tensor(0.5), generator=generator, condition={})
 
     return {
-        "noising": milliseconds(lambda: domain.diffuse(x, sigma, generator=generator)),
-        "reflection": milliseconds(lambda: domain.reflect(x, move)),
-        "projection": milliseconds(lambda: domain.project(x + move)),
-        "training step": milliseconds(train),
-        "sampling step": milliseconds(step),
+        "noising": clock.milliseconds(lambda: domain.diffuse(x, sigma, generator=generator)),
+        "reflection": clock.milliseconds(lambda: domain.reflect(x, move)),
+        "projection": clock.milliseconds(lambda: domain.project(x + move)),
+        "training step": clock.milliseconds(train),
+        "sampling step": clock.milliseconds(step),
     }
 
 
@@ -106,14 +106,14 @@ def images(x: Tensor, x0: Tensor, sigma: Tensor) -> Tensor:
     return torch.logsumexp(-((x.unsqueeze(-1) - centres) ** 2) / (2 * sigma.unsqueeze(-1) ** 2), -1) - sigma.log()
 
 
-def textbook(count: int) -> dict[str, float]:
+def textbook(count: int, clock: Clock) -> dict[str, float]:
     """Milliseconds of scores of the unit interval's kernel, and their worst relative errors."""
     generator = torch.Generator().manual_seed(0)
     x, x0, u = torch.rand(3, count, generator=generator)
     sigma = 0.01 * 100**u
     interval = Hypercube(1)
     exact = interval.heat_kernel_score(x.double().unsqueeze(1), x0.double().unsqueeze(1), sigma.double())[:, 0]
-    found = {"library": milliseconds(lambda: interval.heat_kernel_score(x.unsqueeze(1), x0.unsqueeze(1), sigma))}
+    found = {"library": clock.milliseconds(lambda: interval.heat_kernel_score(x.unsqueeze(1), x0.unsqueeze(1), sigma))}
     for form in (series, images):
 
         def score(form: Callable[..., Tensor] = form) -> Tensor:
@@ -121,7 +121,7 @@ def textbook(count: int) -> dict[str, float]:
             return torch.autograd.grad(form(leaf, x0, sigma).sum(), leaf)[0]
 
         wrong = (score() - exact).abs() * sigma
-        found[form.__name__] = milliseconds(score)
+        found[form.__name__] = clock.milliseconds(score)
         found[f"{form.__name__}, share off by 0.01/sigma or more"] = float((~(wrong < 0.01)).double().mean())
     return found
 
@@ -132,6 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    clock = Clock(options.quick)
     count = 50 if options.quick else POINTS
     rows: dict[str, dict[str, float]] = {}
     plain: dict[torch.Size, dict[str, float]] = {}
@@ -139,11 +140,11 @@ def main(arguments: list[str] | None = None) -> None:
         domain = make()
         shape = domain.event_shape
         if shape not in plain:
-            plain[shape] = parts(Euclidean(tuple(shape)), count)
-        rows[name] = parts(domain, count)
+            plain[shape] = parts(Euclidean(tuple(shape)), count, clock)
+        rows[name] = parts(domain, count, clock)
         rows[name] |= {f"{part}, ratio": ms / plain[shape][part] for part, ms in list(rows[name].items())}
         print(f"{name:30s}", "  ".join(f"{part} {ms:.2f}" for part, ms in rows[name].items()), flush=True)
-    rows["interval's score"] = textbook(100 * count)
+    rows["interval's score"] = textbook(100 * count, clock)
     print("interval's score", rows["interval's score"])
     options.out.mkdir(parents=True, exist_ok=True)
     result = {"points": count, "machine": machine(), "rows": rows}

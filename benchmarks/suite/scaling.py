@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from micro import polytope
 from run import machine
-from timing import milliseconds
+from timing import Clock
 from torch import Tensor
 from tqdm import tqdm
 
@@ -57,15 +57,15 @@ def mixture(domain: Domain, n: int) -> Tensor:
     return domain.reflect(start, width * domain.sample_noise(start, generator=generator))
 
 
-def costs(domain: Domain, count: int) -> dict[str, float]:
+def costs(domain: Domain, count: int, clock: Clock) -> dict[str, float]:
     """Milliseconds for ``count`` points."""
     generator = torch.Generator().manual_seed(0)
     x = domain.sample_uniform(count, generator=generator)
     sigma = domain.inradius * 0.03 * 100 ** torch.rand(count, generator=generator)
     move = 0.3 * domain.inradius * domain.sample_noise(x, generator=generator)
     return {
-        "noising": milliseconds(lambda: domain.diffuse(x, sigma, generator=generator)),
-        "move": milliseconds(lambda: domain.reflect(x, move)),
+        "noising": clock.milliseconds(lambda: domain.diffuse(x, sigma, generator=generator)),
+        "move": clock.milliseconds(lambda: domain.reflect(x, move)),
     }
 
 
@@ -83,19 +83,20 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    clock = Clock(options.quick)
     steps, points, ends = (20, 200, slice(0, 2)) if options.quick else (2000, 4000, slice(None))
     result: dict[str, Any] = {"machine": machine(), "dimension": {}, "batch": {}, "facets": {}}
     for name, make in FAMILIES.items():
         for d in tqdm(DIMENSIONS[ends], desc=name):
             if d <= MOST.get(name, d):
                 domain = make(d)
-                row = costs(domain, 256) | {"SWD / floor": quality(domain, steps, points)}
+                row = costs(domain, 256, clock) | {"SWD / floor": quality(domain, steps, points)}
                 result["dimension"].setdefault(name, {})[d] = row
                 tqdm.write(f"{name} {d}: {row}")
     for count in tqdm(BATCHES[ends], desc="batch"):
-        result["batch"][count] = costs(Hypercube(2), count)
+        result["batch"][count] = costs(Hypercube(2), count, clock)
     for count in tqdm(FACETS[ends], desc="facets"):
-        result["facets"][count] = costs(polytope(5, count), 256)
+        result["facets"][count] = costs(polytope(5, count), 256, clock)
     options.out.mkdir(parents=True, exist_ok=True)
     write_atomic(options.out / "scaling.json", json.dumps(result, indent=1).encode())
     save_figure(picture(result), options.out / "scaling.png")

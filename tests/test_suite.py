@@ -1,0 +1,158 @@
+"""The benchmark suite: its coordinates and noise against differences, its cells, and its page."""
+
+import json
+
+import pytest
+import torch
+
+from constrained_diffusion import Ball, Hypercube, Polytope, Simplex
+from tests.programs import programs
+from tests.trainings import ROOT
+
+FOLDER = ROOT / "benchmarks" / "suite"
+
+
+@pytest.fixture(scope="module")
+def suite():
+    with programs(
+        "tasks", "charts", "barrier", "methods", "measures", "page", "run", "micro", "scaling", folder=FOLDER
+    ) as found:
+        yield found
+
+
+def uniform(domain, n, seed=0):
+    return domain.sample_uniform(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+DOMAINS = [Hypercube(3), Simplex(3), Simplex(5), Ball(2, 2.0), Ball(3), Polytope.birkhoff(3)]
+
+
+@pytest.mark.parametrize("domain", DOMAINS, ids=str)
+def test_charts_and_mirror_maps_lead_back_and_know_their_volumes(suite, domain):
+    x = uniform(domain, 40)
+    flat = suite.charts.FlatChart(domain)
+    axes = flat.axes.reshape(domain.dim, 1, *domain.event_shape).expand(domain.dim, *x.shape)
+    h = 1e-6 * domain.inradius
+    for chart in (flat, suite.charts.mirror_map(domain), suite.charts.Standardised(flat, x)):
+        torch.testing.assert_close(chart.back(chart.to(x)), x, rtol=0, atol=1e-10)
+        columns = [(chart.to(x + h * v) - chart.to(x - h * v)) / (2 * h) for v in axes]
+        expected = torch.linalg.slogdet(torch.stack(columns, -1)).logabsdet
+        torch.testing.assert_close(chart.log_det(x), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("domain", [Simplex(3), Simplex(5), Polytope.birkhoff(3), Hypercube(2)], ids=str)
+def test_half_spaces_are_those_of_the_domain(suite, domain):
+    chart = suite.charts.FlatChart(domain)
+    A, b = suite.charts.half_spaces(domain, chart)
+    torch.testing.assert_close(A.norm(dim=1), torch.ones(len(A), dtype=torch.float64))
+    inside = uniform(domain, 500)
+    assert float((b - chart.to(inside) @ A.T).min()) >= -1e-12
+    beyond = chart.to(inside) + 0.5 * domain.diameter * torch.randn(500, domain.dim, dtype=torch.float64)
+    assert torch.equal(((b - beyond @ A.T) >= 0).all(1), domain.contains(chart.back(beyond), atol=1e-12))
+
+
+def test_the_barriers_drift_is_half_the_divergence_of_its_inverse_metric(suite):
+    domain = Simplex(3)
+    A, b = suite.charts.half_spaces(domain, chart := suite.charts.FlatChart(domain))
+    model = suite.barrier.BarrierDiffusion(A, b, None, suite.methods.Budget(width=8, depth=1), 0)
+    x, h = chart.to(uniform(domain, 20)), 1e-6
+
+    def inverse(y):
+        factor = model.inverse_metric(y)[0]
+        return factor @ factor.mT
+
+    steps = torch.eye(2, dtype=torch.float64) * h
+    slopes = [(inverse(x + e) - inverse(x - e))[:, :, j] / (2 * h) for j, e in enumerate(steps)]
+    torch.testing.assert_close(model.inverse_metric(x)[1], sum(slopes) / 2, rtol=1e-5, atol=1e-8)
+
+
+def test_the_barriers_noise_keeps_the_uniform_law(suite):
+    domain = Simplex(3)
+    A, b = suite.charts.half_spaces(domain, chart := suite.charts.FlatChart(domain))
+    model = suite.barrier.BarrierDiffusion(A, b, None, suite.methods.Budget(width=8, depth=1), 0)
+    x = chart.to(uniform(domain, 20_000))
+    y = chart.back(model.noise(x, torch.full((len(x),), 2.0, dtype=torch.float64)))
+    assert float((y - chart.back(x)).norm(dim=1).mean()) > 0.2  # it did move
+    torch.testing.assert_close(y.mean(0), torch.full((3,), 1 / 3, dtype=torch.float64), rtol=0, atol=0.01)
+    torch.testing.assert_close(y.var(0), torch.full((3,), 1 / 18, dtype=torch.float64), rtol=0, atol=0.003)
+
+
+@pytest.mark.parametrize("name", ["spiral", "ring", "cube", "dirichlet9", "birkhoff"])
+def test_laws_integrate_to_one_and_are_what_is_drawn(suite, name):
+    task = suite.tasks.task(name)
+    train, held_back = task.data(0)
+    assert bool(task.domain.contains(train, atol=1e-6).all())
+    assert not torch.equal(train[:5], held_back[:5])
+    torch.testing.assert_close(task.data(0)[0], train)
+    # E_q[p / q] over draws from half the law and half the uniform one: weights are bounded.
+    n = 4000
+    pool = torch.cat([held_back[:n].double(), uniform(task.domain, n)])
+    log_p = task.log_prob(pool)
+    log_q = torch.logaddexp(log_p, torch.full_like(log_p, -task.domain.log_volume)) - torch.log(torch.tensor(2.0))
+    share = torch.exp(log_p - log_q)
+    assert float(share.mean()) == pytest.approx(1.0, abs=5 * float(share.std()) / len(share) ** 0.5)
+
+
+def test_a_chain_of_moves_that_are_not_made_keeps_the_uniform_law(suite):
+    domain = suite.methods.by_metropolis(Ball(2))
+    x = uniform(domain, 20_000)
+    y = domain.noise(x, torch.full((len(x),), 0.7, dtype=torch.float64))
+    assert bool(domain.contains(y).all())
+    assert float((y - x).norm(dim=1).mean()) > 0.3
+    assert float(y.square().sum(1).mean()) == pytest.approx(0.5, abs=0.01)
+    assert Ball(2).reflect is not domain.reflect
+
+
+def test_cells_are_kept_resumed_and_written_up(suite, tmp_path, capsys, monkeypatch):
+    arguments = ["--quick", "--tasks", "dirichlet", "--methods", "unconstrained", "reflected", "--out", str(tmp_path)]
+    suite.run.main(arguments)
+    cells = {path.name: path.read_bytes() for path in (tmp_path / "cells").glob("*.json")}
+    assert len(cells) == 2
+    rows = json.loads(cells["dirichlet-reflected-0.json"])["rows"]
+    assert list(rows) == ["reflected", "reflected, corrector", "reflected, ODE"]
+    assert all(row["outside"] == 0 and row["swd"] > 0 and row["nfe"] > 0 for row in rows.values())
+    page = (tmp_path / "README.md").read_text()
+    assert "| unconstrained, thresholded |" in page
+    assert "## Dirichlet(1, 0.1, 5)" in page
+    assert (tmp_path / "results.png").stat().st_size > 10_000
+    monkeypatch.setattr(suite.run, "cell", lambda *_: pytest.fail("made again"))
+    suite.run.main(arguments)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "cells").glob("*.json")} == cells
+
+
+def test_an_interrupted_cell_is_tried_again(suite, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suite.run, "cell", stop)
+    with pytest.raises(KeyboardInterrupt):
+        suite.run.main(["--quick", "--tasks", "spiral", "--methods", "reflected", "--out", str(tmp_path)])
+    assert not list((tmp_path / "cells").iterdir())
+
+
+def test_a_method_that_fails_is_a_result(suite, monkeypatch, capsys):
+    method = suite.methods.METHODS["reflected"]
+    monkeypatch.setattr(method, "fit", lambda *_: (_ for _ in ()).throw(ValueError("diverged\nin two lines")))
+    found = suite.run.cell("ring", method, suite.run.QUICK, 0, 200)
+    assert found["failed"] == "ValueError: diverged"
+    assert suite.run.cell("ring", suite.methods.METHODS["log-barrier, implicit"], suite.run.QUICK, 0, 200)["refused"]
+
+
+def test_the_best_row_and_those_that_tie_with_it(suite):
+    measure = suite.page.MEASURES[0]
+    rows = {
+        name: {measure.title: values} for name, values in {"a": [1.0, 1.2], "b": [1.1, 1.5], "c": [2.0, 2.1]}.items()
+    }
+    assert suite.page.winners(measure, rows) == {"a", "b"}
+    assert suite.page.written(measure, [1.0, 1.2, 3.0]) == "1.20 (1.00 .. 3.00)"
+
+
+@pytest.mark.parametrize("program", ["micro", "scaling"])
+def test_parts_and_scaling_run(suite, program, tmp_path, capsys):
+    getattr(suite, program).main(["--quick", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / f"{program}.json").read_text())
+    assert found["machine"]["torch"] == torch.__version__
+    if program == "micro":
+        assert found["rows"]["square"]["noising"] > 0
+    else:
+        assert found["dimension"]["ball"]["2"]["SWD / floor"] > 0
