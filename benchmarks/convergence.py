@@ -44,7 +44,8 @@ DETERMINISTIC: dict[str, tuple[Make, int]] = {
     "multistep": (Multistep, 1),
 }
 RANDOM: dict[str, tuple[Make, int]] = {
-    "Euler-Maruyama": (EulerMaruyama, 1),
+    "Euler-Maruyama": (lambda *a, **k: EulerMaruyama(*a, variance="large", **k), 1),
+    "Euler-Maruyama, mean variance": (EulerMaruyama, 1),
     "predictor-corrector": (PredictorCorrector, 2),
     "ancestral, eta = 1": (lambda *a, **k: AnnealedReflected(*a, eta=1.0, **k), 1),
     "reflected bridge": (ReflectedBridge, 1),
