@@ -1,8 +1,8 @@
 """Batches of noised points to train on; where noise is dear, each point serves several batches.
 
-May use: torch, losses. Noise from simulated paths costs far more than a gradient step of a small network. Drawing
-it for many batches at a time spreads the cost of each call, and using each noised point a few times, in
-another order and beside others, takes most of the rest off the training loop.
+May use: torch, losses. Noise costs more than a gradient step of a small network where kernels are series or paths are
+simulated. Drawing it for many batches at a time spreads the cost of each call; for paths, using each noised
+point a few times, in another order and beside others, takes most of the rest off the training loop.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class NoisePool:
         condition: one row ``[n, k]`` for each, or None.
         batch_size: points in a batch.
         batches: how many batches will be asked for.
-        reuse: how many batches each noised point serves. 1 noises each batch by itself.
+        reuse: how many batches each noised point serves.
         generator: source of randomness.
     """
 
@@ -52,9 +52,6 @@ class NoisePool:
 
     def draw(self) -> tuple[Noised, dict[str, Tensor]]:
         """A batch of noised points, and the condition that goes with it, as keywords for the score."""
-        if self.reuse == 1:
-            rows, noised = self._noise(self.batch_size)
-            return noised, self._extra(rows)
         if not self._order:
             self._rows, self._noised = self._noise(self._chunk * self.batch_size)
             for _ in range(self.reuse):

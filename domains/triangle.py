@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 SWITCH = 0.55  # sigma below which images are summed
+_CHUNK = 1024  # rows at a time, which stay in a processor's cache
 _NEGLIGIBLE = 26.0  # terms smaller than exp(-26) = 5e-12 of the largest are dropped
 _PERMUTATIONS = list(itertools.permutations(range(3)))
 
@@ -49,15 +50,12 @@ def log_prob_and_score(x: Tensor, x0: Tensor, sigma: Tensor) -> tuple[Tensor, Te
     x64, x064 = x.double(), x0.double()
     y, y0 = (_to_y(v / v.sum(-1, keepdim=True)) for v in (x64, x064))
     s = sigma.double() / math.sqrt(3.0)
+    log_p, grad = torch.empty_like(s), torch.empty_like(y)
     small = sigma < SWITCH
-    if bool(small.all()):
-        log_p, grad = _images(y, y0, s)
-    elif not bool(small.any()):
-        log_p, grad = _waves(y, y0, s)
-    else:
-        log_p, grad = torch.empty_like(s), torch.empty_like(y)
-        log_p[small], grad[small] = _images(y[small], y0[small], s[small])
-        log_p[~small], grad[~small] = _waves(y[~small], y0[~small], s[~small])
+    chunk = _CHUNK if y.device.type == "cpu" else max(1, len(y))
+    for kind, form in ((small, _images), (~small, _waves)):
+        for rows in kind.nonzero()[:, 0].split(chunk):
+            log_p[rows], grad[rows] = form(y[rows], y0[rows], s[rows])
     # An area of y is three times as large in x; the chain rule takes a third of the (conformal) map to x.
     score = (grad - grad.roll(-1, -1)) / 3
     return (log_p - math.log(3.0)).to(x.dtype), score.to(x.dtype)

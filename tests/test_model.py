@@ -8,6 +8,7 @@ from torch import nn
 from constrained_diffusion import (
     MLP,
     Ball,
+    DenoisingScoreMatching,
     DomainError,
     Euclidean,
     EulerMaruyama,
@@ -18,7 +19,6 @@ from constrained_diffusion import (
     SolverError,
 )
 from constrained_diffusion.metrics import floor, sliced_wasserstein, violation
-from constrained_diffusion.sde import ReflectedSDE
 
 QUICK = {"width": 16, "depth": 1, "steps": 5, "batch_size": 32}
 
@@ -197,7 +197,7 @@ def test_foreign_files_are_refused(fitted, tmp_path):
 
 def test_interrupt_leaves_a_usable_model(monkeypatch):
     calls = 0
-    real = ReflectedSDE.perturb
+    real = DenoisingScoreMatching.evaluate
 
     def stop(self, *args, **kwargs):
         nonlocal calls
@@ -206,7 +206,7 @@ def test_interrupt_leaves_a_usable_model(monkeypatch):
             raise KeyboardInterrupt
         return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(ReflectedSDE, "perturb", stop)
+    monkeypatch.setattr(DenoisingScoreMatching, "evaluate", stop)
     model = quick(Hypercube(2), steps=100)
     with pytest.raises(KeyboardInterrupt):
         model.fit(data(), progress=False)
