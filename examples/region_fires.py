@@ -74,6 +74,9 @@ def main() -> None:
     for label, value in found.items():
         error = float(value.std()) / math.sqrt(len(value))
         print(f"  {label:46s} {float(value.mean()) + domain.log_volume:+.3f} +- {error:.3f}")
+    reflected, kernel, _ = found.values()
+    gap, error = float((reflected - kernel).mean()), float((reflected - kernel).std()) / math.sqrt(len(few))
+    print(f"  the first less the second, point by point      {gap:+.3f} +- {error:.3f}")
     figure = film_strip(
         [size * (x + torch.from_numpy(centre) / size) for x in (held_back, samples, unconstrained)],
         ["held back", "samples", "without walls"],
