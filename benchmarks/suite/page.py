@@ -202,7 +202,9 @@ def picture(summary: Summary) -> Any:
             text = form.format(table[i, j]) if table[i, j] < 1000 else f"{table[i, j]:.0e}"
             panel.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "#1f2937")
         panel.set_yticks(range(len(order)), order, fontsize=8)
-        panel.set_title(f"{title}{' of the unconstrained model' if title == 'training time' else ''}", fontsize=10)
+        panel.set_title(
+            f"{title}{', in that of the unconstrained model' if title == 'training time' else ''}", fontsize=10
+        )
         panel.set_facecolor("#f3f4f6")
         panel.tick_params(length=0)
         for side in panel.spines.values():
