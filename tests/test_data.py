@@ -18,7 +18,12 @@ def test_least_noise_is_below_the_spacing_and_the_walls():
     assert 1e-4 < choose_sigma_min(Hypercube(2), x) < 0.01
     near_wall = x.clone()
     near_wall[:, 0] = 1e-3 * torch.rand(2000, generator=generator)
-    assert choose_sigma_min(Hypercube(2), near_wall) < 1e-4 + 5e-5
+    assert choose_sigma_min(Hypercube(2), near_wall) < 1e-3 / 3  # a layer is resolved
+    near_wall[:, 0] = 10.0 ** (
+        -20 * torch.rand(2000, generator=generator)
+    )  # at all scales, of which the least do not count
+    size = float((near_wall - near_wall.mean(0)).norm(dim=1).max())
+    assert choose_sigma_min(Hypercube(2), near_wall) == pytest.approx(1e-3 * min(0.5, size))
     assert choose_sigma_min(Euclidean(2), 100 * x) == pytest.approx(100 * choose_sigma_min(Euclidean(2), x), rel=1e-4)
 
 
