@@ -9,8 +9,8 @@ cheaper than most and so the harder case.
     MALLOC_TRIM_THRESHOLD_=2000000000 MALLOC_MMAP_THRESHOLD_=2000000000 \
         python benchmarks/samplers.py [--plain] [--rounds 15] [--steps 12]
 
-The two variables keep glibc from handing memory back between calls: where it does, which depends on what ran before, both
-the bare calls and the samplers take a fifth longer, and ratios are up to 0.15 larger in one domain or another.
+The two variables keep glibc from handing memory back between calls: where it does, which depends on what ran before,
+both the bare calls and the samplers take a fifth longer, and ratios are up to 0.15 larger in one domain or another.
 """
 
 import argparse
