@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from .lists import Floats
+from .shortest_ways import way
 
 if TYPE_CHECKING:
     from .region import Region
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["distances"]
 
 _MOST = 300  # corners beside a way between which lines of sight are tried
-_START = 6  # mesh points near an end that it may go to
 _BESIDE = 3.0  # mesh widths from the line at which corners are looked at
 _ROUNDS, _ENOUGH = 6, 1e-4  # of pulling, and the share of the length that is worth another
 
@@ -35,26 +35,9 @@ def distances(region: Region, x: Tensor, y: Tensor) -> Tensor:
     if hidden:
         tree = cKDTree(region.mesh.points)
         for row in hidden:
-            found[row] = _tight(region, _way(region, tree, x[row].numpy(), y[row].numpy()))
+            line = way(region, region._segments.sees, region.graph, tree, x[row].numpy(), y[row].numpy())
+            found[row] = _tight(region, line)
     return found
-
-
-def _way(region: Region, tree: Any, start: Floats, end: Floats) -> Floats:
-    """The shortest line ``[m, 2]`` along sides of the mesh."""
-    points, graph = region.mesh.points, region.graph
-    links = []
-    for name, point in (("start", start), ("end", end)):
-        gaps, near = tree.query(point, min(_START, len(points)))
-        here = torch.from_numpy(np.tile(point, (len(near), 1)))
-        seen = region._segments.sees(here, torch.from_numpy(points[near])).numpy()
-        seen = seen if seen.any() else np.arange(len(near)) == 0
-        links += [(name, int(i), float(d)) for i, d in zip(near[seen], gaps[seen], strict=True)]
-    graph.add_weighted_edges_from(links)
-    try:
-        way = networkx.dijkstra_path(graph, "start", "end")
-    finally:
-        graph.remove_nodes_from(["start", "end"])
-    return np.concatenate([start[None], points[way[1:-1]], end[None]])
 
 
 def _tight(region: Region, line: Floats) -> float:

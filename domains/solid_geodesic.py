@@ -14,15 +14,14 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from .checks import SolverError
 from .lists import Floats
+from .shortest_ways import way
 
 if TYPE_CHECKING:
     from .solid import Solid
 
 __all__ = ["distances", "graph"]
 
-_START = 8  # mesh points near an end that it may go to
 _POINTS = 64  # on a way that is pulled tight
 _HALVINGS, _SHORT = 8, 5e-4  # of pieces that cut corners, and how long such a piece may be, in diameters
 _PULLS, _OVER = 200, 1.7  # rounds of it, and by how much more than to the middle a point goes
@@ -59,29 +58,13 @@ def distances(solid: Solid, x: Tensor, y: Tensor) -> Tensor:
         points = np.array([place for _, place in solid.graph.nodes(data="place")])
         tree = cKDTree(points)
         for row in hidden:
-            found[row] = _tight(solid, _way(solid, tree, points, x[row].numpy(), y[row].numpy()))
+            line = way(solid, solid._triangles.sees, solid.graph, tree, x[row].numpy(), y[row].numpy())
+            found[row] = _tight(solid, _cut_short(solid, line))
     return found
 
 
-def _way(solid: Solid, tree: Any, points: Floats, start: Floats, end: Floats) -> Floats:
-    """The shortest line ``[m, 3]`` along links of the mesh, cut short."""
-    links, network = [], solid.graph
-    for name, point in (("start", start), ("end", end)):
-        gaps, near = tree.query(point, min(_START, len(points)))
-        here = torch.from_numpy(np.tile(point, (len(near), 1)))
-        seen = solid._triangles.sees(here, torch.from_numpy(points[near])).numpy()
-        seen = seen if seen.any() else np.arange(len(near)) == 0
-        links += [(name, int(i), float(d)) for i, d in zip(near[seen], gaps[seen], strict=True)]
-    network.add_weighted_edges_from(links)
-    try:
-        way = networkx.dijkstra_path(network, "start", "end")
-    except networkx.NetworkXNoPath:
-        raise SolverError(
-            f"the mesh of {solid!r} is too coarse to lead from {start} to {end}: raise resolution"
-        ) from None
-    finally:
-        network.remove_nodes_from(["start", "end"])
-    line = np.concatenate([start[None], points[way[1:-1]], end[None]])
+def _cut_short(solid: Solid, line: Floats) -> Floats:
+    """The shortest line ``[m, 3]`` by some points of a line, between any two that see each other."""
     i, j = np.triu_indices(len(line), 1)
     a, b = torch.from_numpy(line[i]), torch.from_numpy(line[j])
     seen = solid._triangles.sees(a, b).numpy() | (j == i + 1)
