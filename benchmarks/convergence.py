@@ -45,9 +45,9 @@ DETERMINISTIC: dict[str, tuple[Make, int]] = {
 }
 RANDOM: dict[str, tuple[Make, int]] = {
     "Euler-Maruyama": (lambda *a, **k: EulerMaruyama(*a, variance="large", **k), 1),
-    "Euler-Maruyama, mean variance": (EulerMaruyama, 1),
+    "Euler-Maruyama, mean variance": (lambda *a, **k: EulerMaruyama(*a, variance="mean", **k), 1),
     "predictor-corrector": (PredictorCorrector, 2),
-    "ancestral, eta = 1": (lambda *a, **k: AnnealedReflected(*a, eta=1.0, **k), 1),
+    "Euler-Maruyama, small variance": (EulerMaruyama, 1),
     "reflected bridge": (ReflectedBridge, 1),
     "Heun with churn": (lambda *a, steps, **k: Heun(*a, churn=steps / 3, steps=steps, **k), 2),
 }
@@ -122,17 +122,19 @@ def distances(law: Law, seed: int) -> dict[str, tuple[list[int], list[float]]]:
 def draw(left: dict, right: dict, path: Path) -> None:
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), constrained_layout=True)
+    figure, axes = plt.subplots(1, 2, figsize=(13, 4.6), constrained_layout=True)
     for name, (nfe, errors) in left.items():
         axes[0].loglog(nfe, errors, "o-", ms=4, label=name)
     axes[0].set(title="smooth law", ylabel="mean error of the end points", xlabel="evaluations of the score")
     for name, (nfe, values) in right.items():
-        axes[1].loglog(nfe, values, "o-" if name in DETERMINISTIC or "adaptive" in name else "s--", ms=4, label=name)
+        style = "s--" if name in RANDOM else "k^-" if name.startswith("adaptive") else "o-"
+        axes[1].loglog(nfe, values, style, ms=4, label=name)
     axes[1].axhspan(0, 0.0061, color="0.9", zorder=0)
     axes[1].set(title="atoms at both ends", ylabel="Kolmogorov-Smirnov distance", xlabel="evaluations of the score")
+    axes[0].legend(fontsize=8)
+    axes[1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     for axis in axes:
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 

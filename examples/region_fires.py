@@ -139,7 +139,7 @@ def fires(folder: Path | None) -> tuple[str, np.ndarray, list[np.ndarray]]:
 def fetch() -> tuple[np.ndarray, np.ndarray]:
     """Fetch the package by Debian's tools, unpacked into a folder that is deleted again."""
     if importlib.util.find_spec("rdata") is None:
-        raise ImportError("rdata is missing, which reads them: python -m pip install rdata")
+        raise ImportError('rdata is missing, which reads them: python -m pip install -c constraints.txt -e ".[fires]"')
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise FileNotFoundError(f"apt-get and dpkg-deb are not there to fetch {PACKAGE}")
     print(f"fetching {PACKAGE} (GPL-2 or later, 4 MB) from the distribution's packages", file=sys.stderr)

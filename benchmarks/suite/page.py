@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from methods import BASELINE, METHODS
+from methods import BASELINE, METHODS, REFERENCE
 from tasks import NAMES
 
 from constrained_diffusion.checkpoints import write_atomic
@@ -107,10 +107,11 @@ def write(out: Path) -> None:
         "",
         f"{len(cells)} cells, {facts(cells)}. Medians over seeds, with their range in brackets. The command is in",
         "[run.py](../run.py); what is measured, in [measures.py](../measures.py): distances of samples from as many",
-        "held-back points, divided by what two clouds of the law itself are apart; the largest error of the share",
-        "of points near a face; the share outside before anything moves them inside; nats between the true density and",
-        "the model's on held-back points (KL) where the truth is known; processor time over that of the unconstrained",
-        "model. The best values of a column, and those whose range meets theirs, are bold.",
+        "held-back points, divided by what two clouds of the law itself are apart on average; the largest error of the",
+        "share of points near a face; the share outside before anything moves them inside; nats between the true",
+        "density and the model's on held-back points (KL) where the truth is known; processor time over that of the",
+        "unconstrained model. The best values of a column, and those whose range meets theirs, are bold. The first row",
+        "is no model: it is the points that the models are trained on, which shows what chance does to a column.",
         "",
         "![results](results.png)",
         "",
@@ -170,9 +171,10 @@ def written(measure: Measure, values: list[float]) -> str:
 
 
 def winners(measure: Measure, rows: dict[str, dict[str, list[float]]]) -> set[str]:
-    """Rows whose range meets that of the row with the best median."""
+    """Rows of models whose range meets that of the row with the best median."""
     sign = 1 if measure.least_is_best else -1
     found = {row: [sign * v for v in values[measure.title]] for row, values in rows.items() if measure.title in values}
+    found.pop(REFERENCE, None)
     if not found:
         return set()
     best = min(found.values(), key=statistics.median)

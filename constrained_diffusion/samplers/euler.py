@@ -24,8 +24,9 @@ class EulerMaruyama(Sampler):
         score: its score.
         boundary: ``"reflect"``, or ``"project"``: the thresholding of other samplers, which leaves atoms on
             the walls and is here to be compared with.
-        variance: w: ``"mean"`` is the most accurate; ``"large"`` is v, the method of that name to the letter;
-            ``"small"`` suits single points. See :meth:`Sampler.reverse_move`.
+        variance: w: ``"small"`` is ancestral sampling, the most accurate for laws in bounded sets; ``"mean"`` is
+            so for Gaussian data in R^d; ``"large"`` is v, the method of that name to the letter. See
+            :meth:`Sampler.reverse_move`.
         options: ``steps``, ``denoise``, ``grid``; see :class:`Sampler`. One evaluation a step.
     """
 
@@ -37,7 +38,7 @@ class EulerMaruyama(Sampler):
         score: Score,
         *,
         boundary: Literal["reflect", "project"] = "reflect",
-        variance: Variance = "mean",
+        variance: Variance = "small",
         **options: Unpack[Options],
     ) -> None:
         super().__init__(sde, score, **options)

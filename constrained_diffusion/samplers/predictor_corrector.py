@@ -42,7 +42,7 @@ class PredictorCorrector(Sampler):
         *,
         corrector_steps: int = 1,
         snr: float = 0.16,
-        variance: Variance = "mean",
+        variance: Variance = "small",
         **options: Unpack[Options],
     ) -> None:
         super().__init__(sde, score, **options)
