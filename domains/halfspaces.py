@@ -80,7 +80,7 @@ def order(A: Array, b: Array, A_eq: Array, b_eq: Array) -> System:
     normals, offsets = _without_duplicates(normals, offsets)
     centre, inradius = _largest_ball(normals, offsets)
     _check_bounded(normals)
-    kept = facets(normals, offsets - normals @ centre)
+    kept = facets(normals, (offsets - normals @ centre) / inradius)  # the solver's tolerances are absolute
     normals, offsets = normals[kept], offsets[kept]
     A_hull = normals @ basis
     return System(A_hull, offsets + A_hull @ point, hull, level, basis, point + basis.T @ centre, inradius)
@@ -119,7 +119,16 @@ def vertices(normals: Array, slack: Array) -> Array | None:
     if most > _MOST_VERTICES:
         return None
     points = HalfspaceIntersection(np.column_stack([normals, -slack]), np.zeros(d)).intersections
-    return np.unique(points.round(12), axis=0)
+    size = np.abs(points).max()
+    return np.stack([_on_facets(p, normals, slack, size) for p in size * np.unique((points / size).round(11), axis=0)])
+
+
+def _on_facets(point: Array, normals: Array, slack: Array, size: float) -> Array:
+    """A vertex ``[d]`` found to some digits, moved to where its facets meet: exact to rounding."""
+    away = slack - normals @ point
+    near = np.abs(away) < 1e-9 * size * np.linalg.norm(normals, axis=1)
+    moved: Array = point + np.linalg.lstsq(normals[near], away[near], rcond=1e-7)[0]
+    return moved
 
 
 def extreme(normals: Array, offsets: Array, direction: Array) -> Array:
@@ -191,9 +200,10 @@ def _largest_ball(normals: Array, offsets: Array) -> tuple[Array, float]:
     m, d = normals.shape
     c = np.zeros(d + 1)
     c[-1] = -1.0
-    answer = _linear_program(c, np.column_stack([normals, np.ones(m)]), offsets)
-    centre, radius = answer.x[:-1], float(answer.x[-1])
-    scale = max(1.0, float(np.abs(centre).max()), float(np.abs(offsets).max()))
+    size = float(np.abs(offsets).max()) or 1.0
+    answer = _linear_program(c, np.column_stack([normals, np.ones(m)]), offsets / size)
+    centre, radius = size * answer.x[:-1], size * float(answer.x[-1])
+    scale = max(size, float(np.abs(centre).max()))
     if radius < -1e-9 * scale:
         raise DomainError(f"the polytope is empty: no point satisfies A x <= b (short of it by {-radius:.2g})")
     if radius <= 1e-9 * scale:

@@ -392,3 +392,22 @@ def test_no_closed_kernel():
     for call in (domain.heat_kernel_log_prob, domain.heat_kernel_score):
         with pytest.raises(NotImplementedError, match="diffuse"):
             call(x, x, 0.1)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e-4, 1.0, 1e9])
+def test_units_of_any_size(unit):
+    """Forces in nanonewtons, distances in metres: nothing is absolute."""
+    domain = Polytope([[2.0, 1.0], [-1.0, 0.0], [0.0, -1.0], [1.0, 1.0]], [4.0 * unit, 0.0, 0.0, 9.0 * unit])
+    corners = torch.tensor([[0.0, 0.0], [0.0, 4.0], [2.0, 0.0]], dtype=F64)
+    torch.testing.assert_close(domain.vertices / unit, corners, atol=2e-15, rtol=0)
+    assert len(domain.A) == 3
+    assert domain.inradius == pytest.approx(4 / (6 + 20**0.5) * 2 * unit, rel=1e-9)
+    x = domain.sample_uniform(200, dtype=F64)
+    noised, _ = domain.diffuse(x, 0.3 * unit, generator=torch.Generator().manual_seed(0))
+    assert domain.contains(noised).all()
+
+
+def test_vertices_are_exact_to_rounding():
+    corners = Polytope.birkhoff(4).vertices
+    assert len(corners) == 24
+    assert (corners - corners.round()).abs().max() < 5e-15
