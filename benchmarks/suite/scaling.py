@@ -5,7 +5,8 @@
 Dimensions 2 to 1,000 of cube, simplex, ball and polytope (the cube as half-spaces, so that nothing but the machinery
 differs): milliseconds to noise 256 points with their targets, of a move and of a sampling step, and the
 sliced Wasserstein distance over its floor of a small model of a mixture, at one budget for all dimensions. Then the
-square at 1 to 100,000 points at a time, and polytopes in 5 dimensions of up to 3,000 facets.
+square at 1 to 100,000 points at a time, and polytopes in 5 dimensions of up to 3,000 facets. Each row is kept as soon
+as it is there, in OUT/scaling.json: a run that was stopped goes on where it was.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,22 +87,30 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     clock = Clock(options.quick)
     steps, points, ends = (20, 200, slice(0, 2)) if options.quick else (2000, 4000, slice(None))
-    result: dict[str, Any] = {"machine": machine(), "dimension": {}, "batch": {}, "facets": {}}
-    for name, make in FAMILIES.items():
-        for d in tqdm(DIMENSIONS[ends], desc=name):
-            if d <= MOST.get(name, d):
-                domain = make(d)
-                row = costs(domain, 256, clock) | {"SWD / floor": quality(domain, steps, points)}
-                result["dimension"].setdefault(name, {})[d] = row
-                tqdm.write(f"{name} {d}: {row}")
-    for count in tqdm(BATCHES[ends], desc="batch"):
-        result["batch"][count] = costs(Hypercube(2), count, clock)
-    for count in tqdm(FACETS[ends], desc="facets"):
-        result["facets"][count] = costs(polytope(5, count), 256, clock)
+    path = options.out / "scaling.json"
+    result: dict[str, Any] = {"dimension": {name: {} for name in FAMILIES}, "batch": {}, "facets": {}}
+    if path.exists():
+        result = json.loads(path.read_text())
+    result |= {"machine": machine(), "date": time.strftime("%Y-%m-%d")}
     options.out.mkdir(parents=True, exist_ok=True)
-    write_atomic(options.out / "scaling.json", json.dumps(result, indent=1).encode())
+
+    def fill(table: dict[str, Any], title: str, sizes: Sequence[int], row: Callable[[int], dict[str, float]]) -> None:
+        for size in tqdm(sizes, desc=title):
+            if str(size) not in table:
+                table[str(size)] = row(size)
+                write_atomic(path, json.dumps(result, indent=1).encode())
+                tqdm.write(f"{title} {size}: {table[str(size)]}")
+
+    def with_quality(domain: Domain) -> dict[str, float]:
+        return costs(domain, 256, clock) | {"SWD / floor": quality(domain, steps, points)}
+
+    for name, make in FAMILIES.items():
+        sizes = [d for d in DIMENSIONS[ends] if d <= MOST.get(name, d)]
+        fill(result["dimension"][name], name, sizes, lambda d, make=make: with_quality(make(d)))
+    fill(result["batch"], "batch", BATCHES[ends], lambda n: costs(Hypercube(2), n, clock))
+    fill(result["facets"], "facets", FACETS[ends], lambda m: costs(polytope(5, m), 256, clock))
     save_figure(picture(result), options.out / "scaling.png")
-    print(f"results: {options.out / 'scaling.json'}, {options.out / 'scaling.png'}")
+    print(f"results: {path}, {options.out / 'scaling.png'}")
 
 
 def picture(result: dict[str, Any]) -> Any:
