@@ -18,6 +18,7 @@ from constrained_diffusion import (
     Simplex,
 )
 from constrained_diffusion.testing import BrokenPromises, check_domain
+from constrained_diffusion.testing import report as report_module
 from tests import broken_geometry, broken_noising
 from tests.broken_geometry import LazyMoves, SticksToWalls
 from tests.broken_noising import GlobalNoise, HiddenArgument, NumpyNoise, Raises
@@ -130,6 +131,23 @@ def test_the_report_is_returned():
     assert "BROKEN" not in str(good)
     assert "0 broken" in str(good)
     assert good.checks == check_domain(OwnSquare(), **FEW).checks  # strict returns it too
+
+
+def test_the_report_says_where_to_begin():
+    class Inverted(OwnSquare):
+        def boundary(self, x):
+            distance, normal = super().boundary(x)
+            return -distance, normal
+
+    report = report_of(Inverted, **FEW)
+    assert len(report.failures) > 1
+    assert report.root.promise == "boundary: sign of the distance"
+    assert "Begin with 'boundary: sign of the distance'" in str(report).splitlines()[1]
+    assert report_of(OwnSquare, **FEW).root is None
+    assert report_of(LazyMoves, **FEW).root.promise == "reflect far from walls is a sum"
+    assert "Begin" not in str(report_of(LazyMoves, **FEW))
+    names = [c.promise for c in report.checks]
+    assert set(report_module._FOUNDATIONS) <= set(names)
 
 
 def test_an_exception_is_reported_and_the_rest_is_tried():

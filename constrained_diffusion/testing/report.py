@@ -11,6 +11,23 @@ from dataclasses import dataclass
 __all__ = ["BrokenPromises", "Check", "Report"]
 
 _WIDTH = 112  # columns of the table
+_FOUNDATIONS = (  # promises that others rest on, the lowest first
+    "event_shape and dim",
+    "shapes of outputs",
+    "contains",
+    "project lands inside",
+    "contains agrees with project",
+    "tangent is a linear projection",
+    "gradient in the metric",
+    "frame is orthonormal",
+    "boundary: sign of the distance",
+    "boundary: unit normal",
+    "boundary: slope along the normal",
+    "boundary: foot on the wall",
+    "walls: the nearest is boundary's",
+    "reflect stays inside",
+    "reflect far from walls is a sum",
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +83,13 @@ class Report:
         return tuple(c for c in self.checks if not c.passed)
 
     @property
+    def root(self) -> Check | None:
+        """The broken promise to begin with: the lowest that others rest on, else the first; None if none is broken."""
+        broken = {c.promise: c for c in self.failures}
+        lowest = (broken[name] for name in (*_FOUNDATIONS, *broken) if name in broken)
+        return next(lowest, None)
+
+    @property
     def skipped(self) -> tuple[Check, ...]:
         """The checks that were not made."""
         return tuple(c for c in self.checks if c.skipped)
@@ -77,7 +101,10 @@ class Report:
     def _headline(self) -> str:
         broken, skipped = len(self.failures), len(self.skipped)
         kept = len(self.checks) - broken - skipped
-        return f"{self.domain}: {kept} promises kept, {broken} broken, {skipped} skipped ({self.seconds:.1f} s)"
+        line = f"{self.domain}: {kept} promises kept, {broken} broken, {skipped} skipped ({self.seconds:.1f} s)"
+        if self.root is None or broken == 1:
+            return line
+        return f"{line}\nBegin with {self.root.promise!r}: others may be broken because of it."
 
 
 class BrokenPromises(AssertionError):  # noqa: N818 - it lists what is broken
