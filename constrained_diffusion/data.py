@@ -17,7 +17,7 @@ from torch import Tensor
 from .domains import Domain
 from .domains.checks import DomainError, ShapeError, check_inside, check_tensor
 
-__all__ = ["Array", "Kind", "choose_sigma_min", "condition_rows", "to_numbers", "to_tensor"]
+__all__ = ["Array", "Kind", "choose_sigma_min", "column_names", "condition_rows", "to_numbers", "to_tensor"]
 
 Array = NDArray[np.floating] | Tensor
 
@@ -68,6 +68,8 @@ def to_tensor(name: str, x: object, domain: Domain, *, device: torch.device | st
 def to_numbers(name: str, x: object, event_shape: torch.Size) -> tuple[Tensor, Kind]:
     """Check that data are numbers ``[n, *event_shape]``, wherever they lie; otherwise like :func:`to_tensor`."""
     x = x.to_numpy() if hasattr(x, "to_numpy") else x  # a data frame
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, and masked values are no numbers: leave out rows that have some")
     if isinstance(x, Tensor):
         original = x.detach()
     elif isinstance(x, np.ndarray) and x.dtype.kind in "fiub":
@@ -88,6 +90,12 @@ def to_numbers(name: str, x: object, event_shape: torch.Size) -> tuple[Tensor, K
     return wide, Kind(library, str(dtype).removeprefix("torch."), str(original.device))
 
 
+def column_names(x: object) -> list[str] | None:
+    """The names of a data frame's columns, if all are strings; else None."""
+    names = list(getattr(x, "columns", ()))
+    return names if names and all(isinstance(name, str) for name in names) else None
+
+
 def _check_rows(name: str, wide: Tensor, domain: Domain, kind: Kind) -> None:
     """Refuse points outside by more than the rounding of the dtype they came in."""
     precision = torch.finfo(getattr(torch, kind.dtype)).eps
@@ -105,7 +113,11 @@ def condition_rows(name: str, value: Array | None, n: int, like: Tensor, length:
     if value is None:
         return None
     value = value.to_numpy(copy=True) if hasattr(value, "to_numpy") else value
-    rows = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
+    if not isinstance(value, Tensor):
+        value = np.array(value)  # a copy: torch warns of arrays that cannot be written
+        if value.dtype.kind not in "fiub":
+            raise TypeError(f"{name} must hold numbers, not {value.dtype}: give classes as one-hot rows")
+    rows = torch.as_tensor(value)
     rows = rows.to(device=like.device, dtype=torch.float32)
     if rows.ndim == 1 and length in (None, 1) and len(rows) == n:  # one number for each, as targets come
         rows = rows.unsqueeze(1)

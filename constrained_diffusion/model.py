@@ -5,6 +5,7 @@ May use: everything below.
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoints import load_run, save_run
-from .data import Array, Kind, choose_sigma_min, condition_rows, to_tensor
+from .data import Array, Kind, choose_sigma_min, column_names, condition_rows, to_tensor
 from .domains import Domain
 from .domains.base import batch_shape
 from .flows import flow_over
@@ -135,6 +136,14 @@ class ReflectedDiffusion(Parameters):
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, not {getattr(self, name)!r}")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must lie in (0, 1), not {self.validation_fraction!r}")
+        if not 0 <= self.condition_dropout < 1:
+            raise ValueError(f"condition_dropout must lie in [0, 1), not {self.condition_dropout!r}")
+        for name, least in (("width", 1), ("depth", 0), ("seed", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, numbers.Integral) or value < least:
+                raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
+        if self.network is not None and not callable(self.network):
+            raise TypeError(f"network must be a function of a domain that makes a module, not {self.network!r}")
 
     def __repr__(self) -> str:
         """Domain, and whether it is fitted."""
@@ -158,6 +167,7 @@ class ReflectedDiffusion(Parameters):
         """
         self._check_parameters()
         recipe = self._recipe(self.steps)
+        names = column_names(x)
         wide, kind = to_tensor("x", x, self.domain, device=self.device)
         rows = condition_rows("condition", condition, len(wide), wide)
         units = Units.of(self.domain, wide)
@@ -171,6 +181,7 @@ class ReflectedDiffusion(Parameters):
         if rows is not None and isinstance(score.network, MLP):
             score.network.standardise(rows)
         self.sde_, self.score_, self.units_, self._kind = sde, score, units, kind
+        self._name_columns(names)
         self.history_, self.validation_history_ = [], []
         self._generator = torch.Generator(device=data.device).manual_seed(self.seed)
         self._train(data, rows, recipe, progress)
@@ -197,7 +208,7 @@ class ReflectedDiffusion(Parameters):
                 return self.fit(x, condition, progress=progress)
             finally:
                 self.steps = kept
-        data, self._kind = self.units_.read("x", x, self._device())
+        data, self._kind = self._read("x", x)
         self._train(data, self._rows(condition, len(data)), recipe, progress)
         return self
 
@@ -237,12 +248,16 @@ class ReflectedDiffusion(Parameters):
             ValueError, TypeError: ``n`` is no count, or the condition does not fit.
         """
         self._check_fitted()
-        (n,) = batch_shape(n, "n")
+        if not isinstance(n, numbers.Integral):
+            raise TypeError(f"n must be an integer, not {n!r}")
+        (n,) = batch_shape(int(n), "n")
         device = self._device()
         generator = self._generator if seed is None else torch.Generator(device=device).manual_seed(seed)
         rows = self._rows(condition, n)
         flow = self.process == "flow"
         make: Callable[..., Sampler] = sampler or (Heun if flow else EulerMaruyama)
+        if not callable(make):
+            raise TypeError(f"sampler must be a class such as Heun, or a function that makes one, not {sampler!r}")
         usual = 50 if flow else 250
         walk = make(self.sde_, self._guided(guidance, rows), steps=usual if steps is None else steps)
         done = [torch.empty(0, *self.domain.event_shape, device=device)]
@@ -267,7 +282,7 @@ class ReflectedDiffusion(Parameters):
             ``[n]`` in nats, against the domain's volume, of the same kind as ``x``.
         """
         self._check_fitted()
-        data, kind = self.units_.read("x", x, self._device())
+        data, kind = self._read("x", x)
         rows = self._rows(condition, len(data))
         generator = torch.Generator(device=data.device).manual_seed(seed)
         values = [
@@ -297,8 +312,8 @@ class ReflectedDiffusion(Parameters):
     def interpolate(self, x: Array, y: Array, steps: int = 9, condition: Array | None = None, **options: Any) -> Any:
         """Paths ``[steps, n, *event_shape]`` of plausible points from ``x`` to ``y``: :func:`interpolate`."""
         self._check_fitted()
-        begin, kind = self.units_.read("x", x, self._device())
-        end, _ = self.units_.read("y", y, self._device())
+        begin, kind = self._read("x", x)
+        end, _ = self._read("y", y)
         extra = _keywords(self._rows(condition, len(begin)), slice(None))
         path = interpolate(self.sde_, self.score_, begin, end, steps, condition=extra, **options)
         return self.units_.leave(path, kind)
@@ -314,6 +329,7 @@ class ReflectedDiffusion(Parameters):
             "sigma": [self.sde_.sigma_min, self.sde_.sigma_max],
             "network": self.score_.network.config() if isinstance(self.score_.network, MLP) else None,
             "kind": {"library": self._kind.library, "dtype": self._kind.dtype},
+            "columns": getattr(self, "feature_names_in_", None),
             "history": self.history_,
             "validation_history": self.validation_history_,
         }
@@ -357,6 +373,7 @@ class ReflectedDiffusion(Parameters):
         model.validation_history_ = [tuple(entry) for entry in config["validation_history"]]
         model._generator = torch.Generator(device=device or "cpu").manual_seed(model.seed)
         model._kind = Kind(**config["kind"])
+        model._name_columns(config.get("columns"))
         return model
 
     def _build(self, sde: Process, condition_dim: int) -> ScoreModel:
@@ -402,6 +419,22 @@ class ReflectedDiffusion(Parameters):
             validation_history=self.validation_history_,
         )
 
+    def _name_columns(self, names: list[str] | None) -> None:
+        """Keep the names of a data frame's columns, as scikit-learn does; nothing where there are none."""
+        vars(self).pop("feature_names_in_", None)
+        if names is not None:
+            self.feature_names_in_ = names
+
+    def _read(self, name: str, x: Array) -> tuple[Tensor, Kind]:
+        """A user's points, checked, as the model's; a data frame must have the columns of the one in ``fit``."""
+        names, known = column_names(x), getattr(self, "feature_names_in_", None)
+        if names is not None and known is not None and names != known:
+            raise ValueError(
+                f"{name} has the columns {', '.join(names)}; the model was fitted to {', '.join(known)}, in that "
+                f"order: give {name}[model.feature_names_in_]"
+            )
+        return self.units_.read(name, x, self._device())
+
     def _device(self) -> torch.device:
         return next(self.score_.parameters()).device
 
@@ -427,7 +460,7 @@ class ReflectedDiffusion(Parameters):
         self, flow: Callable[..., Tensor], name: str, x: Array, condition: Array | None, options: dict[str, Any]
     ) -> Any:
         self._check_fitted()
-        data, kind = self.units_.read(name, x, self._device())
+        data, kind = self._read(name, x)
         extra = _keywords(self._rows(condition, len(data)), slice(None))
         moved = flow(self.sde_, self.score_, data, condition=extra, **options)
         return self.units_.leave(moved, kind)

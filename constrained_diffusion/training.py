@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -121,7 +123,7 @@ def train(
     look = max(1, recipe.steps // _LOOKS)
     bar = trange(recipe.steps, disable=not progress, desc="training", mininterval=progress_interval())
     try:
-        with trusted(), bar:
+        with trusted(), _own_stream(generator), bar:
             for step in bar:
                 noised, extra = pool.draw()
                 if recipe.hide and extra:
@@ -147,6 +149,8 @@ def train(
                         history.append((done + step + 1, mean))
                 due = (step + 1) % look == 0 or step + 1 == recipe.steps
                 if watch is not None and due and watch.look(done + step + 1, cast(ScoreModel, average.module)):
+                    if history is not None and recent:
+                        history.append((done + step + 1, float(torch.stack(recent).mean())))
                     break
     finally:
         model.eval()
@@ -176,6 +180,21 @@ def _hold_back(
     return HeldBack(
         loss, x[few], rows, patience=recipe.patience, seed=generator.initial_seed(), history=history
     ), others
+
+
+@contextmanager
+def _own_stream(generator: Generator) -> Iterator[None]:
+    """Let modules that draw from the global random state (dropout) follow from a generator, which is not moved."""
+    twin = torch.Generator(device=generator.device)
+    twin.set_state(generator.get_state())
+    seed = int(torch.randint(2**62, (), generator=twin, device=generator.device))
+    cuda = generator.device.type == "cuda"
+    with torch.random.fork_rng([generator.device] if cuda else []):
+        torch.default_generator.manual_seed(seed)
+        if cuda:
+            with torch.cuda.device(generator.device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def _hidden(extra: dict[str, Tensor], share: float, generator: Generator) -> dict[str, Tensor]:

@@ -38,7 +38,7 @@ def read(rings: Any) -> list[Floats]:
     size = float(np.ptp(np.concatenate(found), axis=0).max())
     for i, ring in enumerate(found):
         if abs(area([ring])) <= _FLAT * size**2:
-            raise DomainError(f"rings[{i}] encloses no area: its corners lie on a line; leave it out")
+            raise DomainError(f"rings[{i}] encloses no area: its corners lie on a line, or it crosses itself")
     _refuse_crossings(found)
     return [
         ring if (area([ring]) > 0) == (depth % 2 == 0) else np.ascontiguousarray(ring[::-1])

@@ -302,3 +302,78 @@ def test_partial_fit_goes_on():
         model.partial_fit(x, steps=0)
     with pytest.raises(DomainError, match="outside"):
         model.partial_fit(x + 1)
+
+
+# ---------------------------------------------------------------------- what people hand in
+
+
+def test_dropout_repeats_with_the_seed_and_leaves_the_global_state():
+    x = uniform(Hypercube(2))
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    first, second = (quick(Hypercube(2), dropout=0.3).fit(x, progress=False) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    for a, b in zip(first.score_.parameters(), second.score_.parameters(), strict=True):
+        assert torch.equal(a, b)
+    plain = quick(Hypercube(2)).fit(x, progress=False)
+    assert first.history_ != plain.history_
+
+
+def test_columns_of_a_data_frame_must_be_those_of_fit(tmp_path):
+    frame = pd.DataFrame(uniform(Hypercube(2)).numpy(), columns=["wet", "dry"])
+    model = quick(Hypercube(2)).fit(frame, progress=False)
+    assert model.feature_names_in_ == ["wet", "dry"]
+    model.save(tmp_path / "run")
+    for known in (model, ReflectedDiffusion.load(tmp_path / "run")):
+        for use in (known.log_prob, known.encode, known.partial_fit, lambda x, m=known: m.interpolate(frame, x)):
+            with pytest.raises(ValueError, match=r"columns dry, wet; .* fitted to wet, dry, .*feature_names_in_"):
+                use(frame[["dry", "wet"]])
+        np.testing.assert_array_equal(known.log_prob(frame[known.feature_names_in_]), known.log_prob(frame.to_numpy()))
+    model.fit(frame.to_numpy(), progress=False)
+    assert not hasattr(model, "feature_names_in_")
+
+
+def test_arrays_that_are_not_what_they_seem():
+    x = uniform(Hypercube(2)).numpy()
+    with pytest.raises(TypeError, match="x is a masked array"):
+        quick(Hypercube(2)).fit(np.ma.masked_less(x, 0.1), progress=False)
+    with pytest.raises(TypeError, match=r"condition must hold numbers, not <U1: give classes as one-hot rows"):
+        quick(Hypercube(2)).fit(x, condition=np.array(["a"] * len(x)), progress=False)
+
+
+@pytest.mark.filterwarnings("error")
+def test_conditions_that_cannot_be_written_to():
+    x, condition = uniform(Hypercube(2)).numpy(), np.linspace(0, 1, 64)
+    condition.flags.writeable = False
+    quick(Hypercube(2)).fit(x, condition=condition, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("width", 0, "width must be an integer of at least 1, not 0"),
+        ("depth", -1, "depth must be an integer of at least 0, not -1"),
+        ("seed", "a", "seed must be an integer of at least 0, not 'a'"),
+        ("condition_dropout", 2, r"condition_dropout must lie in \[0, 1\), not 2"),
+        ("network", "x", "network must be a function of a domain"),
+    ],
+)
+def test_arguments_are_named(name, value, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        quick(Hypercube(2), **{name: value})
+
+
+def test_sampling_arguments_are_named():
+    model = quick(Hypercube(2)).fit(uniform(Hypercube(2)), progress=False)
+    with pytest.raises(TypeError, match="sampler must be a class such as Heun"):
+        model.sample(3, sampler="heun")
+    with pytest.raises(TypeError, match=r"n must be an integer, not \(3, 2\)"):
+        model.sample((3, 2))
+    assert len(model.sample(np.int64(3), steps=2)) == 3
+
+
+def test_a_training_that_stops_early_has_a_history():
+    x = uniform(Hypercube(2), n=6)
+    model = quick(Hypercube(2), early_stopping=True, patience=1, steps=45, batch_size=128).fit(x, progress=False)
+    assert model.history_
+    assert model.history_[-1][0] == model.validation_history_[-1][0]

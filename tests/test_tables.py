@@ -158,14 +158,17 @@ def test_numbers_that_only_later_have_a_point(tmp_path):
         ("a,b\n1,2\n3\n", "row 2 has 1 values, not 2"),
         ("a,b\n1,2\n\n3,4,5\n", "row 2 has 3 values, not 2"),
         ("1,2\n3,4\n5\n", "row 3 has 1 values"),
-        ("a,b\n1,2\n3,x\n", "column 'b' holds text: 'x' in row 2: correct it, or leave it out with --columns a$"),
+        (
+            "a,b\n1,2\n3,x\n",
+            "column 'b' holds text: 'x' in row 2: correct it, or fit without it: --columns a$",
+        ),
         ("a,b\n1,2\n3,\n", "row 2: column 'b' is missing"),
         ("a,b\n1,2\n\n3,NaN\n", "row 2: column 'b' is missing or NaN"),
         ("a,b\n1,2\n-inf,4\n", "row 2: column 'a' is -inf"),
         ("a,b\n1,2\n3,1e999\n", "row 2: column 'b' is inf"),
         ("a,a\n1,2\n", "two columns are named 'a'"),
         (",a\n1,2\n", "column 1 has no name .* --columns a$"),
-        ("day,a\n2020-01-01,2\n", "column 'day' holds dates or times: leave it out with --columns a$"),
+        ("day,a\n2020-01-01,2\n", "column 'day' holds dates or times: fit without it: --columns a$"),
         ("kind,a\nred,2\nblue,3\n", "column 'kind' holds text: 'red' in row 1"),
         ("a,b\n1,1_000\n", "column 'b' holds text: '1_000'"),
         (b"\xff\xfea\x00", "UTF-8"),
@@ -251,7 +254,7 @@ def test_archives_that_are_no_tables(tmp_path):
     fails(path, "holds no arrays")
     np.savez(path, a=np.ones(3), b=np.array(["x"] * 3))
     assert read(path, ["a"]).tolist() == [[1]] * 3
-    fails(path, "column 'b' holds text: leave it out with --columns a$")
+    fails(path, "column 'b' holds text: fit without it: --columns a$")
 
 
 def test_parquet_that_is_no_table(tmp_path):
@@ -268,7 +271,7 @@ def test_parquet_that_is_no_table(tmp_path):
     pq.write_table(pa.table(columns), path)
     fails(path, "row 2: column 'a' is missing", columns=["a"])
     for name in ("day", "time"):
-        fails(path, f"column '{name}' holds dates or times: leave it out with --columns a,b$", columns=[name])
+        fails(path, f"column '{name}' holds dates or times: fit without it: --columns a,b$", columns=[name])
     for name in ("text", "kind"):
         fails(path, f"column '{name}' holds text", columns=[name])
     fails(path, "column 'list' holds values of type list", columns=["list"])

@@ -12,6 +12,7 @@ import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 
 from .output import Output, one_line
 from .parser import build_parser, joined
@@ -51,6 +52,7 @@ def _parsed_and_run(argv: Sequence[str]) -> int:
 def _run(options: Namespace, out: Output) -> int:
     """A command's exit code; what goes wrong becomes one line."""
     try:
+        _spare_inputs(options)
         command = importlib.import_module(f".{options.module}", __name__)
         code: int = command.run(options, out)
         return code
@@ -64,6 +66,15 @@ def _run(options: Namespace, out: Output) -> int:
             traceback.print_exc()
         out.complain(f"error: {one_line(error)}")
         return FAILED
+
+
+def _spare_inputs(options: Namespace) -> None:
+    """Refuse to write over what is read."""
+    out = Path(getattr(options, "out", None) or "")
+    for name in ("data", "condition_file"):
+        path = getattr(options, name, None)
+        if path is not None and out.is_file() and Path(path).is_file() and out.samefile(path):
+            raise ValueError(f"--out {options.out} is the file that is read: give another")
 
 
 def _flushed(code: int) -> int:

@@ -104,7 +104,7 @@ class Table(ABC):
 
     def _no_number(self, column: int, what: str, first: str = "") -> TableError:
         rest = [name for name in self._numeric().split(",") if name and name != self.names[column]]
-        cure = f"{first}leave it out with --columns {','.join(rest)}" if rest else "columns must hold numbers"
+        cure = f"{first}fit without it: --columns {','.join(rest)}" if rest else "columns must hold numbers"
         return TableError(f"{self.path}: column {self.names[column]!r} {what}: {cure}")
 
     def _unknown(self, name: str) -> TableError:

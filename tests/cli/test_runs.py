@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,6 +37,13 @@ def test_the_same_seed_gives_the_same_samples(fitted, tmp_path):
     assert np.array_equal(a, b)
     assert not np.array_equal(a, c)
     assert np.array_equal(a, ReflectedDiffusion.load(fitted).sample(40, steps=5, seed=0))
+
+
+def test_what_is_read_is_not_written_over(fails, fitted, data):
+    before = Path(data).read_bytes()
+    fails("log-prob", fitted, data, "--out", data, message=f"--out {data} is the file that is read: give another")
+    fails("sample", fitted, "--condition-file", data, "--out", data, *FEW, message="is the file that is read")
+    assert Path(data).read_bytes() == before
 
 
 def test_many_samples_are_drawn_in_parts(fitted, tmp_path, monkeypatch):
