@@ -23,7 +23,7 @@ _ANY = -1  # a size that is the method's own choice
 Output = tuple[str, tuple[int, ...], Callable[[], Tensor]]
 
 
-@promise("event_shape and dim", "set event_shape to the shape of one point and dim to the dimension of the set")
+@promise("event_shape and dim", "set event_shape to the torch.Size of one point and dim to the dimension of the set")
 def sizes(bench: Bench) -> Finding:
     domain = bench.domain
     ok = isinstance(domain.event_shape, torch.Size) and isinstance(domain.dim, int) and 0 < domain.dim <= bench.size
