@@ -6,14 +6,14 @@ takes between two parts of the data themselves, below which samples cannot be to
 given a condition, :func:`sbc_ranks` says whether the spread of their samples is that of the truth.
 
 May use: torch, numpy, and :class:`~constrained_diffusion.domains.Domain` through its interface. Clouds are
-``[n, *event]``, numpy arrays or tensors of any real dtype; all arithmetic is float64.
+``[n, *event]``, numpy arrays, data frames or tensors of any real dtype; all arithmetic is float64.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -194,6 +194,7 @@ def floor(
         ShapeError: two parts of ``size`` points need more points than the data has.
         ValueError: ``splits`` or ``size`` is less than one.
     """
+    data = _plain(data)
     part = len(data) // 2 if size is None else size
     if splits < 1:
         raise ValueError(f"splits must be at least 1, not {splits}")
@@ -270,11 +271,17 @@ def _cloud(name: str, points: Points) -> Tensor:
 
 
 def _as_tensor(name: str, points: Points) -> Tensor:
+    points = _plain(points)
     if isinstance(points, Tensor):
         return points
     if isinstance(points, np.ndarray):
         return torch.from_numpy(np.array(points))  # a copy: torch warns of arrays that cannot be written
-    raise TypeError(f"{name} must be a numpy array or a torch.Tensor, not {type(points).__name__}")
+    raise TypeError(f"{name} must be a numpy array, a data frame or a torch.Tensor, not {type(points).__name__}")
+
+
+def _plain(points: Any) -> Any:
+    """A data frame as an array; all else as it is."""
+    return points.to_numpy() if hasattr(points, "to_numpy") else points
 
 
 def _refuse_not_finite(name: str, rows: Tensor) -> None:

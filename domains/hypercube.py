@@ -244,6 +244,7 @@ class Hypercube(Domain):
 def _bound(name: str, value: Bound, shape: torch.Size) -> Tensor | float:
     """A bound as a plain number where it is one, else as a float64 tensor of the event's shape."""
     try:
+        value = value.to_numpy(copy=True) if hasattr(value, "to_numpy") else value  # a row of a data frame
         tensor = torch.as_tensor(value, dtype=torch.float64)
         tensor = tensor.expand(shape).contiguous() if tensor.ndim else tensor
     except (TypeError, ValueError, RuntimeError):

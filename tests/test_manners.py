@@ -377,3 +377,12 @@ def test_a_training_that_stops_early_has_a_history():
     model = quick(Hypercube(2), early_stopping=True, patience=1, steps=45, batch_size=128).fit(x, progress=False)
     assert model.history_
     assert model.history_[-1][0] == model.validation_history_[-1][0]
+
+
+def test_data_frames_and_their_rows_are_arrays():
+    frame = pd.DataFrame(uniform(Hypercube(2)).numpy(), columns=["wet", "dry"])
+    assert Hypercube(2, frame.min(), frame.max()) == Hypercube(2, frame.to_numpy().min(0), frame.to_numpy().max(0))
+    assert sliced_wasserstein(frame[:32], frame[32:]) == sliced_wasserstein(
+        frame.to_numpy()[:32], frame.to_numpy()[32:]
+    )
+    assert floor(sliced_wasserstein, frame) == floor(sliced_wasserstein, frame.to_numpy())

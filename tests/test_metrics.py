@@ -160,7 +160,7 @@ class TestBadClouds:
         bad[2, 1] = math.inf
         with pytest.raises(DomainError, match="x must be finite"):
             metric(bad, cloud(4, 3))
-        with pytest.raises(TypeError, match="x must be a numpy array or a torch.Tensor, not list"):
+        with pytest.raises(TypeError, match="x must be a numpy array, a data frame or a torch.Tensor, not list"):
             metric([[1.0]], cloud(1, 1))
 
 
