@@ -141,7 +141,7 @@ def mass(posterior: Posterior, x: Tensor, n: int, run: Run, generator: Generator
 
     Of 2n points half are uniform and half lie around the posterior's own samples; the density is divided by theirs.
     """
-    domain, width = posterior.domain, 0.01
+    domain, width = posterior.domain, 0.02
     centres = draw(posterior, n, x, run)
     around = centres + width * torch.randn(centres.shape, generator=generator)
     points = torch.cat([domain.sample_uniform(n, generator=generator), around])
