@@ -197,7 +197,7 @@ def test_other_supports(domain):
     assert domain.contains(samples).all()
     wide = samples[:4].double()  # exact sums no more
     assert posterior.log_prob(wide, **CHEAP).isfinite().all()
-    assert (posterior.log_prob(wide + 0.5, **CHEAP) == -math.inf).any()
+    assert (posterior.log_prob(wide + 3, **CHEAP) == -math.inf).all()
     assert posterior.gradient(samples[:4]).shape == samples[:4].shape
     assert domain.contains(posterior.map(starts=5, steps=5, seed=0))
 

@@ -188,4 +188,5 @@ def as_one_of_two(folder):
         report["how"] = "interrupted"
     report["stopped"] = run.step
     (folder / f"{run.rank}.json").write_text(json.dumps(report))
+    run.accelerator.wait_for_everyone()  # neither may tear the group down while the other still talks in it
     run.accelerator.end_training()
