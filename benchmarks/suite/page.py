@@ -35,7 +35,7 @@ def ratio(key: str) -> Callable[[Cell, str, Cell | None], float | None]:
     """Of a row's figure to the baseline's on the same task and seed."""
 
     def read(cell: Cell, row: str, base: Cell | None) -> float | None:
-        if base is None or "rows" not in base:
+        if base is None or "rows" not in base or row == REFERENCE:
             return None
         if key == "training_seconds":
             return cell[key] / base[key]
