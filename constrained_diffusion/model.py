@@ -80,6 +80,7 @@ class ReflectedDiffusion(Parameters):
         sde_: the process, once fitted, over the domain in normal form.
         score_: the :class:`ScoreModel`, once fitted.
         units_: between the data's units and those of the normal form.
+        feature_names_in_: the columns of the data frame that ``fit`` was given, in order; absent otherwise.
         history_: loss curve, a list of (step, mean loss).
         validation_history_: loss of the data held back, a list of (step, loss); empty without early stopping.
     """
@@ -87,6 +88,7 @@ class ReflectedDiffusion(Parameters):
     sde_: Process
     score_: ScoreModel
     units_: Units
+    feature_names_in_: list[str]
     history_: list[tuple[int, float]]
     validation_history_: list[tuple[int, float]]
 
