@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .domains import Domain
-from .domains.checks import DomainError, ShapeError, check_inside, check_tensor
+from .domains.checks import DomainError, ShapeError, check_inside, check_tensor, plain
 
 __all__ = ["Array", "Kind", "choose_sigma_min", "column_names", "condition_rows", "to_numbers", "to_tensor"]
 
@@ -67,9 +67,7 @@ def to_tensor(name: str, x: object, domain: Domain, *, device: torch.device | st
 
 def to_numbers(name: str, x: object, event_shape: torch.Size) -> tuple[Tensor, Kind]:
     """Check that data are numbers ``[n, *event_shape]``, wherever they lie; otherwise like :func:`to_tensor`."""
-    x = x.to_numpy() if hasattr(x, "to_numpy") else x  # a data frame
-    if isinstance(x, np.ma.MaskedArray):
-        raise TypeError(f"{name} is a masked array, and masked values are no numbers: leave out rows that have some")
+    x = plain(name, x)
     if isinstance(x, Tensor):
         original = x.detach()
     elif isinstance(x, np.ndarray) and x.dtype.kind in "fiub":
@@ -112,7 +110,7 @@ def condition_rows(name: str, value: Array | None, n: int, like: Tensor, length:
     """
     if value is None:
         return None
-    value = value.to_numpy(copy=True) if hasattr(value, "to_numpy") else value
+    value = plain(name, value)
     if not isinstance(value, Tensor):
         value = np.array(value)  # a copy: torch warns of arrays that cannot be written
         if value.dtype.kind not in "fiub":

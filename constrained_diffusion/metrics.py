@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Generator, Tensor
 
-from constrained_diffusion.domains.checks import DomainError, ShapeError, check_tensor
+from constrained_diffusion.domains.checks import DomainError, ShapeError, check_tensor, plain
 
 if TYPE_CHECKING:
     from constrained_diffusion.domains import Domain
@@ -194,7 +194,7 @@ def floor(
         ShapeError: two parts of ``size`` points need more points than the data has.
         ValueError: ``splits`` or ``size`` is less than one.
     """
-    data = _plain(data)
+    data = plain("data", data)
     part = len(data) // 2 if size is None else size
     if splits < 1:
         raise ValueError(f"splits must be at least 1, not {splits}")
@@ -271,17 +271,12 @@ def _cloud(name: str, points: Points) -> Tensor:
 
 
 def _as_tensor(name: str, points: Points) -> Tensor:
-    points = _plain(points)
+    points = plain(name, points)
     if isinstance(points, Tensor):
         return points
     if isinstance(points, np.ndarray):
         return torch.from_numpy(np.array(points))  # a copy: torch warns of arrays that cannot be written
     raise TypeError(f"{name} must be a numpy array, a data frame or a torch.Tensor, not {type(points).__name__}")
-
-
-def _plain(points: Any) -> Any:
-    """A data frame as an array; all else as it is."""
-    return points.to_numpy() if hasattr(points, "to_numpy") else points
 
 
 def _refuse_not_finite(name: str, rows: Tensor) -> None:

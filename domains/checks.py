@@ -1,6 +1,6 @@
 """Errors, and the checks that public methods make of what they are given.
 
-May use: torch only. Shape, type and device checks always run; they cost nothing. Checks that read values
+May use: torch and numpy. Shape, type and device checks always run; they cost nothing. Checks that read values
 (inside the domain, finite, positive) are skipped under `torch.compile` and inside :func:`trusted`, which
 training and sampling loops enter once their inputs have been checked.
 """
@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -32,6 +33,17 @@ class ShapeError(ValueError):
 
 class SolverError(ValueError):
     """An iterative method did not reach its goal; the message says what to change."""
+
+
+def plain(name: str, value: Any) -> Any:
+    """A data frame, or its row or column, as an array of its own; all else as it is.
+
+    Raises:
+        TypeError: a masked array, whose masked values would be taken for numbers.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array, and masked values are no numbers: leave out rows that have some")
+    return value.to_numpy(copy=True) if hasattr(value, "to_numpy") else value
 
 
 _TRUSTED: ContextVar[bool] = ContextVar("trusted", default=False)

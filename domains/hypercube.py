@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from . import interval
 from .affine import Affine
 from .base import Domain, batch_shape
-from .checks import DomainError, ShapeError, check_scale
+from .checks import DomainError, ShapeError, check_scale, plain
 from .euclidean import event_shape
 from .specs import Extent, numbers, round_outwards
 
@@ -243,8 +243,8 @@ class Hypercube(Domain):
 
 def _bound(name: str, value: Bound, shape: torch.Size) -> Tensor | float:
     """A bound as a plain number where it is one, else as a float64 tensor of the event's shape."""
+    value = plain(name, value)
     try:
-        value = value.to_numpy(copy=True) if hasattr(value, "to_numpy") else value  # a row of a data frame
         tensor = torch.as_tensor(value, dtype=torch.float64)
         tensor = tensor.expand(shape).contiguous() if tensor.ndim else tensor
     except (TypeError, ValueError, RuntimeError):

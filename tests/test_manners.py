@@ -337,6 +337,10 @@ def test_arrays_that_are_not_what_they_seem():
     x = uniform(Hypercube(2)).numpy()
     with pytest.raises(TypeError, match="x is a masked array"):
         quick(Hypercube(2)).fit(np.ma.masked_less(x, 0.1), progress=False)
+    with pytest.raises(TypeError, match="y is a masked array"):
+        sliced_wasserstein(x, np.ma.masked_less(x, 0.1))
+    with pytest.raises(TypeError, match="low is a masked array"):
+        Hypercube(2, np.ma.masked_less(x, 0.1).min(0))
     with pytest.raises(TypeError, match=r"condition must hold numbers, not <U1: give classes as one-hot rows"):
         quick(Hypercube(2)).fit(x, condition=np.array(["a"] * len(x)), progress=False)
 

@@ -144,6 +144,8 @@ def test_the_best_row_and_those_that_tie_with_it(suite):
         name: {measure.title: values} for name, values in {"a": [1.0, 1.2], "b": [1.1, 1.5], "c": [2.0, 2.1]}.items()
     }
     assert suite.page.winners(measure, rows) == {"a", "b"}
+    rows[suite.methods.REFERENCE] = {measure.title: [0.1]}  # is no model
+    assert suite.page.winners(measure, rows) == {"a", "b"}
     assert suite.page.written(measure, [1.0, 1.2, 3.0]) == "1.20 (1.00 .. 3.00)"
 
 
@@ -156,3 +158,17 @@ def test_parts_and_scaling_run(suite, program, tmp_path, capsys):
         assert found["rows"]["square"]["noising"] > 0
     else:
         assert found["dimension"]["ball"]["2"]["SWD / floor"] > 0
+
+
+def test_scaling_goes_on_where_it_was_and_mixes_nothing(suite, tmp_path, monkeypatch):
+    path, options = tmp_path / "scaling.json", ["--quick", "--out", str(tmp_path)]
+    suite.scaling.main(options)
+    found = json.loads(path.read_text())
+    del found["facets"]["12"]
+    path.write_text(json.dumps(found))
+    monkeypatch.setattr(suite.scaling, "quality", lambda *a: pytest.fail("measured again"))
+    suite.scaling.main(options)
+    assert json.loads(path.read_text())["facets"].keys() == {"12", "30"}
+    path.write_text(json.dumps(found | {"budget": [2000, 4000]}))
+    with pytest.raises(SystemExit, match="another machine, version or budget"):
+        suite.scaling.main(options)

@@ -82,17 +82,21 @@ def quality(domain: Domain, steps: int, points: int) -> float:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two dimensions, a few steps")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--out", type=Path, help="folder (default: benchmarks/suite/results, or out/suite)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     clock = Clock(options.quick)
     steps, points, ends = (20, 200, slice(0, 2)) if options.quick else (2000, 4000, slice(None))
-    path = options.out / "scaling.json"
+    out = options.out or (Path("out/suite") if options.quick else Path(__file__).parent / "results")
+    path = out / "scaling.json"
     result: dict[str, Any] = {"dimension": {name: {} for name in FAMILIES}, "batch": {}, "facets": {}}
+    result |= {"machine": machine(), "budget": [steps, points], "date": time.strftime("%Y-%m-%d")}
     if path.exists():
-        result = json.loads(path.read_text())
-    result |= {"machine": machine(), "date": time.strftime("%Y-%m-%d")}
-    options.out.mkdir(parents=True, exist_ok=True)
+        found = json.loads(path.read_text())
+        if (found["machine"], found["budget"]) != (result["machine"], result["budget"]):
+            raise SystemExit(f"{path} is of another machine, version or budget: move it away, or give another --out")
+        result = found
+    out.mkdir(parents=True, exist_ok=True)
 
     def fill(table: dict[str, Any], title: str, sizes: Sequence[int], row: Callable[[int], dict[str, float]]) -> None:
         for size in tqdm(sizes, desc=title):
@@ -109,8 +113,8 @@ def main(arguments: list[str] | None = None) -> None:
         fill(result["dimension"][name], name, sizes, lambda d, make=make: with_quality(make(d)))
     fill(result["batch"], "batch", BATCHES[ends], lambda n: costs(Hypercube(2), n, clock))
     fill(result["facets"], "facets", FACETS[ends], lambda m: costs(polytope(5, m), 256, clock))
-    save_figure(picture(result), options.out / "scaling.png")
-    print(f"results: {path}, {options.out / 'scaling.png'}")
+    save_figure(picture(result), out / "scaling.png")
+    print(f"results: {path}, {out / 'scaling.png'}")
 
 
 def picture(result: dict[str, Any]) -> Any:
