@@ -401,6 +401,8 @@ def test_units_of_any_size(unit):
     corners = torch.tensor([[0.0, 0.0], [0.0, 4.0], [2.0, 0.0]], dtype=F64)
     torch.testing.assert_close(domain.vertices / unit, corners, atol=2e-15, rtol=0)
     assert len(domain.A) == 3
+    blunt = Polytope([[2.0, 1.0], [-1.0, 0.0], [0.0, -1.0], [1.0, 1.0]], [4.0 * unit, 0.0, 0.0, 3.9999 * unit])
+    assert len(blunt.A) == 4  # a facet so short that a linear program has to find it
     assert domain.inradius == pytest.approx(4 / (6 + 20**0.5) * 2 * unit, rel=1e-9)
     x = domain.sample_uniform(200, dtype=F64)
     noised, _ = domain.diffuse(x, 0.3 * unit, generator=torch.Generator().manual_seed(0))

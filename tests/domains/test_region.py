@@ -67,6 +67,7 @@ def test_size_of_an_annulus():
         ([], ShapeError, "at least one ring"),
         ([[0.0, 0.0], [1.0, 0.0], [math.nan, 1.0]], DomainError, "finite; at corner 2"),
         ([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]], DomainError, "no area"),
+        ([[0.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 1.0]], DomainError, "no area.*or it crosses itself"),
         ([[0.0, 0.0], [1.0, 1.0], [1.0, 0.0], [0.0, 2.0]], DomainError, "cross or touch"),
         ([[0.0, 0.0], [2.0, 0.0], [1.0, 0.0], [1.0, 1.0]], DomainError, "cross or touch"),
         ([SQUARE, [[0.5, 0.5], [0.7, 0.5], [1.5, 0.7]]], DomainError, r"rings\[1\].*cross or touch"),
