@@ -37,6 +37,8 @@ def write_atomic(path: str | Path, content: bytes) -> None:
 def save_run(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     """Save a configuration (JSON-able) and named tensors in a folder, which is made if missing."""
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give a folder to save in")
     content = encode({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
     digest = hashlib.sha256(content).hexdigest()
     name = f"weights-{digest[:16]}.safetensors"

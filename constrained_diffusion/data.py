@@ -17,7 +17,17 @@ from torch import Tensor
 from .domains import Domain
 from .domains.checks import DomainError, ShapeError, check_inside, check_tensor, plain
 
-__all__ = ["Array", "Kind", "choose_sigma_min", "column_names", "condition_rows", "to_numbers", "to_tensor"]
+__all__ = [
+    "Array",
+    "Kind",
+    "check_device",
+    "check_same_rows",
+    "choose_sigma_min",
+    "column_names",
+    "condition_rows",
+    "to_numbers",
+    "to_tensor",
+]
 
 Array = NDArray[np.floating] | Tensor
 
@@ -92,6 +102,23 @@ def column_names(x: object) -> list[str] | None:
     """The names of a data frame's columns, if all are strings; else None."""
     names = list(getattr(x, "columns", ()))
     return names if names and all(isinstance(name, str) for name in names) else None
+
+
+def check_device(device: torch.device | str | None) -> None:
+    """Refuse a device that is not there, before anything else takes its time."""
+    if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, ImportError, TypeError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"device {device!r} cannot be used, try 'cpu' or 'cuda': {reason}") from None
+
+
+def check_same_rows(x: object, condition: object) -> None:
+    """Refuse two data frames whose indices differ: rows go together by their order."""
+    one, other = (getattr(v, "index", None) if hasattr(v, "to_numpy") else None for v in (x, condition))
+    if one is not None and other is not None and len(one) == len(other) and not one.equals(other):
+        raise ValueError("x and condition have different indices, and rows go together by their order: align them")
 
 
 def _check_rows(name: str, wide: Tensor, domain: Domain, kind: Kind) -> None:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoints import load_run, save_run
-from .data import Array, Kind, choose_sigma_min, column_names, condition_rows, to_tensor
+from .data import Array, Kind, check_device, check_same_rows, choose_sigma_min, column_names, condition_rows, to_tensor
 from .domains import Domain
 from .domains.base import batch_shape
+from .domains.given import require_domain
 from .flows import flow_over
 from .guidance import ClassifierFreeGuidance
 from .latent import decode, encode, interpolate
@@ -131,8 +132,7 @@ class ReflectedDiffusion(Parameters):
         self._check_parameters()
 
     def _check_parameters(self) -> None:
-        if not isinstance(self.domain, Domain):
-            raise TypeError(f"domain must be a Domain such as Hypercube(2), not {type(self.domain).__name__}")
+        require_domain(self.domain)
         for name, known in (("loss", tuple(LOSSES)), ("process", _PROCESSES)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, not {getattr(self, name)!r}")
@@ -168,8 +168,10 @@ class ReflectedDiffusion(Parameters):
             SolverError: training diverged.
         """
         self._check_parameters()
+        check_device(self.device)
         recipe = self._recipe(self.steps)
         names = column_names(x)
+        check_same_rows(x, condition)
         wide, kind = to_tensor("x", x, self.domain, device=self.device)
         rows = condition_rows("condition", condition, len(wide), wide)
         units = Units.of(self.domain, wide)
@@ -210,6 +212,7 @@ class ReflectedDiffusion(Parameters):
                 return self.fit(x, condition, progress=progress)
             finally:
                 self.steps = kept
+        check_same_rows(x, condition)
         data, self._kind = self._read("x", x)
         self._train(data, self._rows(condition, len(data)), recipe, progress)
         return self
@@ -355,6 +358,7 @@ class ReflectedDiffusion(Parameters):
         Returns:
             The fitted model; it returns arrays of the kind it was fitted with, on the CPU.
         """
+        check_device(device)
         config, tensors = load_run(folder)
         if config.get("model") != cls.__name__:
             raise ValueError(f"{folder} holds a {config.get('model')!r}, not a {cls.__name__}")

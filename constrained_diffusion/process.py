@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 from .domains import Domain
 from .domains.base import batch_shape
 from .domains.checks import check_inside, check_tensor, values_are_checked
+from .domains.given import require_domain
 from .schedules import Schedule
 
 __all__ = ["Process", "Score", "interpolate_rms"]
@@ -45,8 +46,7 @@ class Process(ABC):
     """
 
     def __init__(self, domain: Domain, schedule: Schedule) -> None:
-        if not isinstance(domain, Domain):
-            raise TypeError(f"domain must be a Domain, not {type(domain).__name__}")
+        require_domain(domain)
         self.domain, self.schedule = domain, schedule
 
     def __repr__(self) -> str:

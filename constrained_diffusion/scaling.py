@@ -13,6 +13,8 @@ from torch import Tensor
 from .data import Array, Kind, to_numbers
 from .domains import Domain
 from .domains.affine import Affine
+from .domains.checks import check_finite
+from .domains.given import require_domain
 from .parameters import Parameters
 
 __all__ = ["DomainScaler"]
@@ -46,8 +48,7 @@ class DomainScaler(Parameters):
         self._check_parameters()
 
     def _check_parameters(self) -> None:
-        if not isinstance(self.domain, Domain):
-            raise TypeError(f"domain must be a Domain such as Hypercube(2), not {type(self.domain).__name__}")
+        require_domain(self.domain)
         if not 0 <= self.margin < 0.5:
             raise ValueError(f"margin must lie in [0, 0.5), not {self.margin!r}")
 
@@ -58,8 +59,14 @@ class DomainScaler(Parameters):
             x: data ``[n, *event_shape]``, numpy or torch, of any size.
             y: ignored.
         """
-        self.affine_ = self.domain.covering(self._rows(x)[0], self.margin)
+        rows, _ = self._rows(x)
+        check_finite("x", rows, rows.ndim - 1)
+        self.affine_ = self.domain.covering(rows, self.margin)
         return self
+
+    def fit_transform(self, x: Array, y: object = None) -> Any:
+        """:meth:`fit`, then :meth:`transform` of the same data."""
+        return self.fit(x).transform(x)
 
     def transform(self, x: Array) -> Any:
         """Points ``[n, *event_shape]`` in the domain's units; outside, if they lie beyond those it was fitted to."""

@@ -16,6 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from .domains import Domain
+from .domains.given import require_domain
 from .process import Process, Score
 from .schedules import CustomSchedule, GeometricSchedule, Schedule
 
@@ -62,8 +63,7 @@ class ReflectedSDE(Process):
         sigma_max: float | None = None,
         schedule: Schedule | Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        if not isinstance(domain, Domain):
-            raise TypeError(f"domain must be a Domain, not {type(domain).__name__}")
+        require_domain(domain)
         if schedule is None:
             schedule = GeometricSchedule(sigma_min, mixing_sigma(domain) if sigma_max is None else sigma_max)
         elif not isinstance(schedule, Schedule):

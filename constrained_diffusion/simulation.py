@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from .domains import Domain
 from .domains.checks import ShapeError, check_alike, check_inside, check_tensor, trusted
+from .domains.given import require_domain
 
 __all__ = ["Paths", "sample_sde"]
 
@@ -206,8 +207,7 @@ def _check_number(name: str, value: float) -> float:
 
 
 def _check_setting(domain: Domain, x0: Tensor, drift: Drift | None, boundary: Boundary) -> None:
-    if not isinstance(domain, Domain):
-        raise TypeError(f"domain must be a Domain such as Hypercube(2), not {type(domain).__name__}")
+    require_domain(domain)
     check_tensor("x0", x0, domain.event_shape)
     check_inside(domain, "x0", x0)
     if drift is not None and not callable(drift):

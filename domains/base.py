@@ -79,6 +79,12 @@ class Domain(ABC):
         if taken is not None and taken.__module__.startswith(f"{__package__}.") and taken.__module__ != cls.__module__:
             raise TypeError(f"a domain named {cls.__name__} ships with the library; choose another name")
         Domain._registry[cls.__name__] = cls
+        if "event_shape" in vars(cls) and isinstance(cls.event_shape, tuple):
+            cls.event_shape = torch.Size(cls.event_shape)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """An ``event_shape`` may be given as a tuple."""
+        super().__setattr__(name, torch.Size(value) if name == "event_shape" else value)
 
     @property
     def simulates_paths(self) -> bool:

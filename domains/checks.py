@@ -7,6 +7,7 @@ training and sampling loops enter once their inputs have been checked.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -39,11 +40,24 @@ def plain(name: str, value: Any) -> Any:
     """A data frame, or its row or column, as an array of its own; all else as it is.
 
     Raises:
-        TypeError: a masked array, whose masked values would be taken for numbers.
+        TypeError: a masked array, whose masked values would be taken for numbers, or a column that holds no numbers.
     """
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array, and masked values are no numbers: leave out rows that have some")
-    return value.to_numpy(copy=True) if hasattr(value, "to_numpy") else value
+    if not hasattr(value, "to_numpy"):
+        return value
+    array = value.to_numpy()
+    if array.dtype != object:
+        return np.array(array)
+    columns = list(getattr(value, "columns", ())) if array.ndim == 2 else []
+    for column in columns:
+        if getattr(value[column].dtype, "kind", "O") not in "fiub":
+            raise TypeError(
+                f"{name}: column {column!r} holds {value[column].dtype}, not real numbers: convert or drop it"
+            )
+    if not columns and getattr(getattr(value, "dtype", None), "kind", "O") not in "fiub":
+        return array
+    return value.to_numpy(dtype=float, na_value=math.nan)  # numbers of which some are missing
 
 
 _TRUSTED: ContextVar[bool] = ContextVar("trusted", default=False)

@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from .affine import Affine
 from .base import Domain
 from .checks import ShapeError, check_alike, check_batch, check_scale, check_tensor, trusted
+from .given import require_domain
 
 __all__ = ["Product"]
 
@@ -46,8 +47,7 @@ class Product(Domain):
         if not factors:
             raise ValueError("Product needs at least one factor, such as Product(Hypercube(2), Ball(3))")
         for i, factor in enumerate(factors):
-            if not isinstance(factor, Domain):
-                raise TypeError(f"factor {i} must be a Domain, not {type(factor).__name__}")
+            require_domain(factor, f"factor {i}")
         self.factors = factors
         self._sizes = tuple(f.event_shape.numel() for f in factors)
         self.event_shape = torch.Size([sum(self._sizes)])
@@ -102,6 +102,13 @@ class Product(Domain):
         """Whether every part lies in its factor, within ``atol`` there; ``[*batch]``."""
         self._check(x=x)
         return torch.stack(self._each(lambda f, p: f.contains(p, atol), x)).all(0)
+
+    def outside_hint(self, x: Tensor) -> str:
+        """Which factors a point's parts lie outside of, and what they say of it."""
+        inside = self._each(lambda f, p: f.contains(p, 64 * torch.finfo(p.dtype).eps * max(1.0, f.magnitude)), x)
+        hints = self._each(lambda f, p: f"{f!r}{f.outside_hint(p)}", x)
+        outside = [f"factor {i}, {h}" for i, (good, h) in enumerate(zip(inside, hints, strict=True)) if not bool(good)]
+        return f": it is not in {' nor in '.join(outside)}" if outside else ""
 
     def project(self, x: Tensor) -> Tensor:
         """The nearest point: that of each factor, ``[*batch, D]``."""

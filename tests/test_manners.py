@@ -390,3 +390,57 @@ def test_data_frames_and_their_rows_are_arrays():
         frame.to_numpy()[:32], frame.to_numpy()[32:]
     )
     assert floor(sliced_wasserstein, frame) == floor(sliced_wasserstein, frame.to_numpy())
+
+
+def test_columns_that_hold_no_numbers_are_named():
+    x = uniform(Hypercube(2)).numpy()
+    frame = pd.DataFrame({"wet": x[:, 0], "dry": ["a"] * len(x)})
+    with pytest.raises(
+        TypeError, match="x: column 'dry' holds (object|str|string), not real numbers: convert or drop it"
+    ):
+        quick(Hypercube(2)).fit(frame, progress=False)
+    nullable = pd.DataFrame(x.astype(float), columns=["wet", "dry"]).convert_dtypes()
+    model = quick(Hypercube(2)).fit(nullable, progress=False)
+    assert model.feature_names_in_ == ["wet", "dry"]
+    nullable.loc[5, "dry"] = pd.NA
+    with pytest.raises(ValueError, match="x: at row 5 the point .* is not finite"):
+        quick(Hypercube(2)).fit(nullable, progress=False)
+    with pytest.raises(ValueError, match="x must be finite; at row 5 it is not"):
+        DomainScaler(Hypercube(2)).fit(nullable)
+    mixed = pd.DataFrame({"wet": pd.array([0.1, None] * 32, dtype="Float64"), "dry": x[:, 1]})
+    with pytest.raises(ValueError, match="x: at row 1 the point"):
+        quick(Hypercube(2)).fit(mixed, progress=False)
+
+
+def test_rows_of_data_and_conditions_go_together():
+    x = pd.DataFrame(uniform(Hypercube(2)).numpy(), columns=["wet", "dry"])
+    c = pd.Series(np.linspace(0, 1, 64))
+    quick(Hypercube(2)).fit(x, condition=c, progress=False)
+    for use in (quick(Hypercube(2)).fit, quick(Hypercube(2)).fit(x, condition=c, progress=False).partial_fit):
+        with pytest.raises(ValueError, match="x and condition have different indices"):
+            use(x, condition=c.sort_index(ascending=False), progress=False)
+    quick(Hypercube(2)).fit(x, condition=list(c), progress=False)  # a list has another kind of index
+
+
+def test_scaler_fits_and_transforms_in_one_call():
+    x = 5 + 3 * uniform(Hypercube(2)).numpy()
+    one, other = DomainScaler(Hypercube(2)), DomainScaler(Hypercube(2))
+    np.testing.assert_array_equal(one.fit_transform(x), other.fit(x).transform(x))
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:99", 3.5])
+def test_devices_that_are_not_there(device, tmp_path):
+    x = uniform(Hypercube(2))
+    with pytest.raises(ValueError, match=f"device {device!r} cannot be used, try 'cpu' or 'cuda'"):
+        quick(Hypercube(2), device=device).fit(x, progress=False)
+    quick(Hypercube(2)).fit(x, progress=False).save(tmp_path / "run")
+    with pytest.raises(ValueError, match=f"device {device!r} cannot be used"):
+        ReflectedDiffusion.load(tmp_path / "run", device=device)
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "run").write_text("mine")
+    model = quick(Hypercube(2)).fit(uniform(Hypercube(2)), progress=False)
+    with pytest.raises(ValueError, match="run is a file: give a folder to save in"):
+        model.save(tmp_path / "run")
+    assert (tmp_path / "run").read_text() == "mine"

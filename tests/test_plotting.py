@@ -167,6 +167,9 @@ class TestCompositions:
     def test_errors(self) -> None:
         with pytest.raises(ShapeError, match=r"data has shape \[5, 4\]; expected \[n, 3\]"):
             plotting.ternary(compositions(5, 4), compositions(5, 4), list("abc"))
+        for parts in ((0, 1, 4), (0, 1), (0, 0, 1), (-1, 0, 1)):
+            with pytest.raises(ValueError, match=r"parts must be three different numbers in 0 \.\. 3"):
+                plotting.ternary(compositions(5, 4), compositions(5, 4), list("abcd"), parts=parts)
         with pytest.raises(ShapeError, match=r"samples has shape \[5, 3\]; expected \[n, 4\]"):
             plotting.parts_histograms(compositions(5, 4), compositions(5, 3), list("abcd"))
 

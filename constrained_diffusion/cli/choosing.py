@@ -76,6 +76,10 @@ def _from_module(module: str, name: str) -> Domain:
     found: Any = getattr(sys.modules[module], name, None)
     if found is None:
         raise ValueError(f"{module}:{name}: the module has no {name!r}")
+    if isinstance(found, type) and issubclass(found, Domain):
+        raise ValueError(
+            f"{module}:{name} is a class: make one there, such as mine = {name}(...), and give {module}:mine"
+        )
     if not isinstance(found, Domain):
         raise ValueError(f"{module}:{name} must be a domain, such as {name} = Hypercube(2), not {found!r}")
     return found

@@ -25,6 +25,7 @@ from .samplers import sampling
 Metric = Callable[[NDArray[Any], NDArray[Any]], float]
 
 _SPLITS = 10  # of the data in two halves
+_FEW = 100
 _NEAR = 0.05  # of the inradius: what counts as near the wall
 
 
@@ -39,6 +40,8 @@ def run(options: Namespace, out: Output) -> int:
     x, condition = record.parted(rows, model.domain)
     size = len(x) // 2
     out.say(f"drawing {size} samples, to compare with {size} of {seen} rows")
+    if size < _FEW:
+        out.say(f"with fewer than {_FEW} of each the ratios are mostly chance")
     given = None if condition is None else condition[np.random.default_rng(options.seed).permutation(len(x))[:size]]
     how = sampling(options.sampler, options.steps)
     samples = model.sample(size, given, seed=options.seed, progress=out.progress, **how).astype(np.float64)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
+from ..data import check_device
 from ..domains import Domain
 from ..domains.specs import Extent, words
 from ..model import ReflectedDiffusion
@@ -21,7 +22,7 @@ from .choosing import choose, import_modules
 from .output import Output, columns, span
 from .parser import DEFAULTS
 from .record import Record
-from .runs import check_device, claimed
+from .runs import claimed
 
 INTERRUPTED = 130
 
@@ -56,7 +57,8 @@ def run(options: Namespace, out: Output) -> int:
         record.save(folder)
         model.save(folder)
     figures |= _reached(model, folder, time.monotonic() - began, interrupted)
-    out.result(figures, _told(figures, "" if model.sde_.domain == domain else f" in {model.sde_.domain!r}"))
+    where = "" if model.sde_.domain == domain else f" in {model.sde_.domain!r}"
+    out.result(figures, _told(figures, where), summary=True)
     return INTERRUPTED if interrupted else 0
 
 

@@ -45,7 +45,7 @@ def run(options: Namespace, out: Output) -> int:
     if tally.outside:
         out.say(f"{tally.outside} rows lie outside {model.domain!r}: their log-density is -inf")
     if options.out:
-        out.result(figures, f"{tally.told()}, written to {options.out}")
+        out.result(figures, f"{tally.told()}, written to {options.out}", summary=True)
     elif out.json:
         out.result(figures, "")
     else:

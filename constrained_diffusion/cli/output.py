@@ -42,10 +42,15 @@ class Output:
         if not quiet:
             sys.stderr.write(f"{NAME}: {text}\n")
 
-    def result(self, figures: Mapping[str, Any], text: str) -> None:
-        """What the command was run for: figures by name, and how people read them."""
+    def result(self, figures: Mapping[str, Any], text: str, *, summary: bool = False) -> None:
+        """What the command was run for: figures by name, and how people read them.
+
+        A ``summary`` tells of what went into files: with ``quiet`` that is not said.
+        """
         if self.json:
             text = json.dumps(_plain(figures), allow_nan=False)
+        elif summary and self.quiet:
+            return
         if text:
             sys.stdout.write(f"{text}\n")
 

@@ -106,7 +106,7 @@ def _add_evaluate(commands: Commands) -> None:
     p = _command(commands, "evaluate", "compare samples with data: best with rows that were not trained on")
     _run(p)
     p.add_argument("data", metavar="DATA", help="the table to compare with")
-    p.add_argument("-n", "--n", type=_count, default=2000, help="rows and samples compared, at most (%(default)s)")
+    p.add_argument("-n", "--n", type=_several, default=2000, help="rows and samples compared, at most (%(default)s)")
     p.add_argument("--log-prob", action="store_true", help="the mean log-density of the rows as well; slow")
     _sampling(p)
     _place(p)
@@ -144,7 +144,7 @@ def _command(commands: Commands, name: str, what: str, more: str = "") -> Argume
     )
     p.set_defaults(module=name.replace("-", "_"))
     p.add_argument("--json", action="store_true", help="one JSON object with all figures on stdout")
-    p.add_argument("--quiet", action="store_true", help="no messages and no progress")
+    p.add_argument("--quiet", action="store_true", help="no messages, no progress, no summary of files written")
     p.add_argument("--traceback", action="store_true", help="show where an error arose")
     return p
 
@@ -183,6 +183,10 @@ def _default(p: ArgumentParser, flag: str, kind: Callable[[str], float], what: s
 
 def _count(text: str) -> int:
     return _checked(text, int, lambda v: v >= 1, "a whole number of at least 1")
+
+
+def _several(text: str) -> int:
+    return _checked(text, int, lambda v: v >= 2, "a whole number of at least 2")
 
 
 def _seed(text: str) -> int:

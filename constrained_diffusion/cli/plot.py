@@ -39,7 +39,7 @@ def run(options: Namespace, out: Output) -> int:
         figure, shown = _beside(model, record, options, out)
     save_figure(figure, path)
     figures = {"command": "plot", "run": options.run, "data": options.data, "out": options.out, "shown": shown}
-    out.result(figures, f"picture: {path}")
+    out.result(figures, f"picture: {path}", summary=True)
     return 0
 
 

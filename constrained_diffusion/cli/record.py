@@ -158,8 +158,8 @@ class Record:
         off = np.flatnonzero(np.abs(sums - self.scale) > _ROUNDING * self.scale)
         if len(off):
             raise TableError(
-                f"{table.path}: row {done + off[0] + 1} sums to {sums[off[0]]:g}, not to {self.scale:g}: drop it, or "
-                "give another --total"
+                f"{table.path}: row {done + off[0] + 1} sums to {sums[off[0]]:g}, not to {self.scale:g}: drop it, name "
+                "the parts with --columns, or give another --total"
             )
         closed: Array = piece / sums[:, None]
         return closed

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ..data import check_device
 from ..model import ReflectedDiffusion
 from .choosing import import_modules
 from .record import Record
 
-__all__ = ["check_device", "claimed", "load"]
+__all__ = ["claimed", "load"]
 
 _CONFIG = "config.json"
 
@@ -67,15 +68,3 @@ def load(options: Namespace) -> tuple[ReflectedDiffusion, Record]:
     if (len(record.columns), len(record.condition)) != (size, known):
         raise ValueError(f"{folder}: table.json names {len(record.columns)} columns, the model has {size}")
     return model, record
-
-
-def check_device(name: str | None) -> None:
-    """Refuse a device that is not there, before anything else takes its time."""
-    import torch
-
-    if name is not None:
-        try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError, ImportError) as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"device {name!r} cannot be used: {reason}") from None

@@ -54,7 +54,7 @@ def run(options: Namespace, out: Output) -> int:
         "seconds": time.monotonic() - began,
     }
     share = f"{100 * figures['outside']:g} % outside the domain"
-    out.result(figures, f"{writer.rows} rows in {options.out}: {', '.join(names)}; {share}")
+    out.result(figures, f"{writer.rows} rows in {options.out}: {', '.join(names)}; {share}", summary=True)
     return 0
 
 

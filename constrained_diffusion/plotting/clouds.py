@@ -125,6 +125,8 @@ def ternary(
         kind: dots, a histogram, or ("auto") what suits the number of points.
     """
     width, clouds = len(labels), []
+    if len(parts) != 3 or len(set(parts)) != 3 or not all(0 <= part < width for part in parts):
+        raise ValueError(f"parts must be three different numbers in 0 .. {width - 1}, not {parts!r}")
     pairs = (to_cloud("data", data, width), DATA, titles[0]), (to_cloud("samples", samples, width), SAMPLES, titles[1])
     for cloud, colour, label in pairs:
         chosen = cloud[cloud[:, parts].sum(1) > 0][:, parts]

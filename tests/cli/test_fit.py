@@ -168,7 +168,7 @@ class {name}(Ball):
     def from_data(cls, data, spec="{word}"):
         return cls(2, 4.0)
 
-whole, kind, broken = {name}(2, 4.0), {name}, {name}(2)
+whole, kind, broken, number = {name}(2, 4.0), {name}, {name}(2), 3
 del broken.radius
 """
 
@@ -182,7 +182,12 @@ def test_a_domain_of_the_users_own(says, fails, tmp_path, monkeypatch):
     words = ["fit", "x.csv", "--out", "run", *TINY, "--overwrite", "--domain"]
     fails(*words, "own-disc", message="there is no domain 'own-disc'")
     fails(*words, "own_disc:none", message="the module has no 'none'")
-    fails(*words, "own_disc:kind", message="own_disc:kind must be a domain")
+    fails(
+        *words,
+        "own_disc:kind",
+        message="own_disc:kind is a class: make one there, such as mine = kind(...), and give own_disc:mine",
+    )
+    fails(*words, "own_disc:number", message="own_disc:number must be a domain")
     fails(*words, "own_disc:broken", message="the domain cannot be saved")
     fails(*words, "no_module:whole", message="the module 'no_module' cannot be imported")
     fails(*words, "bad_module:whole", message="'bad_module' cannot be imported: ZeroDivisionError: division by zero")
@@ -252,7 +257,13 @@ def test_percentages_come_back_as_percentages(says, fails, tmp_path):
     assert says("evaluate", tmp_path / "run", path, "--n", 20, *FEW)[0] == 0
     x[7] /= 2
     table(tmp_path / "x.csv", ["sand", "silt", "clay"], x)
-    fails(*words, "--total", "100", "--overwrite", message="row 8 sums to 50, not to 100")
+    fails(
+        *words,
+        "--total",
+        "100",
+        "--overwrite",
+        message="row 8 sums to 50, not to 100: drop it, name the parts with --columns",
+    )
     fails(*words, "--overwrite", message="compositions have one common sum")
 
 

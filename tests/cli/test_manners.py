@@ -56,6 +56,25 @@ def test_columns(fails, says, data, tmp_path):
     assert open_table(tmp_path / "y.csv").names == ("kind", "mass")
 
 
+def test_quiet_says_nothing_of_files(capsys, fitted, data, tmp_path):
+    """Nor of anything else, but what was asked for on stdout."""
+    for words in (
+        ["fit", data, "--domain", "box", "--out", str(tmp_path / "run"), *TINY],
+        ["sample", fitted, "--out", str(tmp_path / "y.csv"), *FEW],
+        ["log-prob", fitted, data, "--out", str(tmp_path / "p.csv"), "--quiet"],
+        ["plot", fitted, "--loss", "--out", str(tmp_path / "loss.png"), "--quiet"],
+    ):
+        assert main(words) == 0
+        assert capsys.readouterr() == ("", "")
+    assert main(["evaluate", fitted, data, "-n", "50", *FEW]) == 0
+    assert "sliced Wasserstein" in capsys.readouterr().out
+
+
+def test_few_rows_prove_little(says, fitted, data):
+    assert "mostly chance" in says("evaluate", fitted, data, "-n", "50", "--steps", "2")[2]
+    assert "mostly chance" not in says("evaluate", fitted, data, "-n", "100", "--steps", "2")[2]
+
+
 def test_device_that_is_not_there(fails, fitted, data, tmp_path):
     words = ["fit", data, "--domain", "box", "--out", tmp_path / "run", *TINY, "--device"]
     fails(*words, "abacus", message="device 'abacus' cannot be used")

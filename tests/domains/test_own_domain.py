@@ -6,9 +6,19 @@ import pytest
 import torch
 from scipy import stats
 
-from constrained_diffusion import Domain, DomainError, Euclidean, Hypercube, ShapeError
+from constrained_diffusion import (
+    Domain,
+    DomainError,
+    Euclidean,
+    Hypercube,
+    Product,
+    ReflectedDiffusion,
+    ReflectedSDE,
+    ShapeError,
+)
 from constrained_diffusion.domains import ball
 from constrained_diffusion.domains.checks import SolverError
+from constrained_diffusion.scaling import DomainScaler
 
 
 class ProjectedBox(Domain):
@@ -232,3 +242,38 @@ def test_unbounded_and_thin_sets_are_reported():
 def test_euclidean_has_no_uniform_law():
     with pytest.raises(ValueError, match="no uniform law"):
         Euclidean(2).sample_uniform(3)
+
+
+class Forgetful(ProjectedDisc):
+    """A class whose author forgot what a point looks like."""
+
+    @property
+    def dim(self):
+        raise AttributeError("dim")
+
+
+def test_what_a_class_forgot_is_named_before_it_is_needed():
+    for use in (ReflectedDiffusion, ReflectedSDE, DomainScaler, Product):
+        with pytest.raises(TypeError, match="Forgetful has no dim, its intrinsic dimension: set it in __init__"):
+            use(Forgetful())
+        with pytest.raises(TypeError, match=r"not a class: make one, Annulus\(\.\.\.\)"):
+            use(Annulus)
+        with pytest.raises(TypeError, match=r"must be a Domain such as Hypercube\(2\), not str"):
+            use("cube")
+
+
+class TupleShape(ProjectedDisc):
+    """Its shapes are tuples, in the class and of the object."""
+
+    event_shape, dim = (2,), 2
+
+    def __init__(self, own=False):
+        self.own = own
+        if own:
+            self.event_shape = (2,)
+
+
+def test_event_shape_may_be_a_tuple():
+    for domain in (TupleShape(), TupleShape(own=True)):
+        assert isinstance(domain.event_shape, torch.Size)
+        assert domain.contains(domain.sample_uniform(3)).all()

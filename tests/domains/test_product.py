@@ -22,6 +22,7 @@ from constrained_diffusion import (
     ShapeError,
     Simplex,
 )
+from constrained_diffusion.domains.checks import check_inside
 from constrained_diffusion.domains.product import Product
 from constrained_diffusion.domains.values import build
 from tests import references as ref
@@ -434,9 +435,9 @@ def test_an_unbounded_factor():
 def test_what_cannot_be_a_product():
     with pytest.raises(ValueError, match="at least one factor"):
         Product()
-    with pytest.raises(TypeError, match="factor 1 must be a Domain, not int"):
+    with pytest.raises(TypeError, match="factor 1 must be a Domain such as .*, not int"):
         Product(Hypercube(2), 3)
-    with pytest.raises(TypeError, match="factor 0 must be a Domain, not list"):
+    with pytest.raises(TypeError, match="factor 0 must be a Domain such as .*, not list"):
         Product([Hypercube(2), Ball(2)])
 
 
@@ -482,3 +483,20 @@ def test_train_and_sample(sampler, tmp_path):
         assert x.dtype == torch.float32
         assert MIXED.contains(x).all()
         assert all(f.contains(p).all() for f, p in zip(MIXED.factors, MIXED.split(x), strict=True))
+
+
+def test_points_outside_are_told_by_factor():
+    domain = Product(Hypercube(1), Simplex(3), Ball(2))
+    good = torch.tensor([0.5, 0.2, 0.3, 0.5, 0.0, 0.0])
+    for index, value, message in (
+        (0, 2.0, r"it is not in factor 0, Hypercube"),
+        (1, 50.0, r"it is not in factor 1, Simplex\(n=3.*parts sum to 50\.8"),
+    ):
+        x = good.clone()
+        x[index] = value
+        with pytest.raises(DomainError, match=message) as caught:
+            check_inside(domain, "x", torch.stack([good, x]))
+        assert "factor 2" not in str(caught.value)
+    with pytest.raises(DomainError, match="factor 0, .* nor in factor 1, .* nor in factor 2, Ball"):
+        check_inside(domain, "x", 9 * torch.ones(1, 6))
+    assert domain.outside_hint(good) == ""
