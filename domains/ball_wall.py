@@ -94,11 +94,12 @@ def _chebyshev(x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(first, 1), torch.stack(slopes, 1)
 
 
-def _terms(A: Tensor, A0: Tensor, w: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The correction's basis and its derivatives in A and w, [B, T] each.
+def _factors(A: Tensor, A0: Tensor, w: Tensor, sigma: Tensor) -> tuple[Tensor, ...]:
+    """What the correction's basis is made of: ``T_i(s) T_j(m) w^k sigma^n exp(-2 A A0)``.
 
-    ``T_i(s) T_j(m) w^k sigma^n exp(-2 A A0)``, where s and m are the symmetric functions A + A0 and A A0 mapped
-    from [0, inf) to [-1, 1]; k + n >= 2, as the first order is exact; the exponential is the weight of the image.
+    s and m are the symmetric functions A + A0 and A A0 mapped from [0, inf) to [-1, 1]; the exponential is the weight
+    of the image. In turn T_i and its derivative in A, [B, 8]; likewise T_j, with the exponential's derivative; w^k and
+    its derivative, [B, 5]; sigma^n exp(-2 A A0), [B, 5].
     """
     total, product = A + A0, A * A0
     (a, a_s), (b, b_m) = _chebyshev(1 - 6 / (total + 3)), _chebyshev(1 - 2 / (product + 1))
@@ -108,10 +109,25 @@ def _terms(A: Tensor, A0: Tensor, w: Tensor, sigma: Tensor) -> tuple[Tensor, Ten
     c = w[:, None] ** k
     c_w = torch.cat([torch.zeros_like(c[:, :1]), c[:, :4] * k[1:]], 1)
     rest = (sigma[:, None] / _SIGMA_UNIT) ** k * torch.exp(-2 * product)[:, None]
+    return a, a_s, b, A0[:, None] * b_m, c, c_w, rest
+
+
+def _terms(A: Tensor, A0: Tensor, w: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The basis, of which `_POWERS` lists i, j, k and n, and its derivatives in A and w, [B, T] each: for the fit."""
+    a, a_a, b, b_a, c, c_w, rest = _factors(A, A0, w, sigma)
     i, j, k, n = (torch.as_tensor(column, device=A.device) for column in _POWERS.T)
-    a, b, rest = a[:, i], b[:, j], rest[:, n]
-    along = (a_s[:, i] * b + A0[:, None] * a * b_m[:, j]) * c[:, k]
-    return a * b * c[:, k] * rest, along * rest, a * b * c_w[:, k] * rest
+    a, b, c, rest = a[:, i], b[:, j], c[:, k], rest[:, n]
+    return a * b * c * rest, (a_a[:, i] * b + a * b_a[:, j]) * c * rest, a * b * c_w[:, k] * rest
+
+
+def _corrected(A: Tensor, A0: Tensor, w: Tensor, sigma: Tensor, d: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The fitted sum of the basis, and its derivatives in A and w, [B] each."""
+    a, a_a, b, b_a, c, c_w, rest = _factors(A, A0, w, sigma)
+    table = _correction(d, A.device)  # [5 * 5, 8 * 8]: sums over k and n are matrix products
+    by_ij, slope_ij = ((one[:, :, None] * rest[:, None]).flatten(1) @ table for one in (c, c_w))
+    by_i = (by_ij.view(-1, 8, 8) @ torch.stack([b, b_a], 2)).unbind(2)
+    by_w = (slope_ij.view(-1, 8, 8) @ b[:, :, None])[:, :, 0]
+    return (a * by_i[0]).sum(1), (a_a * by_i[0] + a * by_i[1]).sum(1), (a * by_w).sum(1)
 
 
 def _fit_points(sigma: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -129,7 +145,7 @@ def _fit_points(sigma: float) -> tuple[Tensor, Tensor, Tensor]:
 
 @functools.lru_cache(maxsize=16)
 def _correction(d: int, device: torch.device) -> Tensor:
-    """Coefficients [T] of `_terms`: least squares on log p and both components of the score, from the series."""
+    """Coefficients of the basis [5 k + n, 8 i + j]: least squares on log p and both components of the score."""
     rows, values = [], []
     for size in _FIT_SIGMAS:
         A, A0, w = _fit_points(size)
@@ -154,8 +170,11 @@ def _correction(d: int, device: torch.device) -> Tensor:
     scale = matrix.square().mean(0).sqrt()
     matrix = matrix / scale
     normal = matrix.T @ matrix / len(matrix) + 1e-13 * torch.eye(len(scale), dtype=matrix.dtype)
-    coefficients: Tensor = torch.linalg.solve(normal, matrix.T @ target / len(matrix)) / scale
-    return coefficients.to(device)
+    coefficients = torch.linalg.solve(normal, matrix.T @ target / len(matrix)) / scale
+    i, j, k, n = _POWERS.T
+    table = torch.zeros(25, 64, dtype=torch.float64)
+    table[5 * k + n, 8 * i + j] = coefficients
+    return table.to(device)
 
 
 def _tail(A: Tensor, A0: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,8 +203,7 @@ def wall_factor(r: Tensor, r0: Tensor, u: Tensor, sigma: Tensor, d: int) -> tupl
     A, A0, w = (1 - r) / sigma, (1 - r0) / sigma, 2 * u * r * r0 / sigma
     capped = w.clamp(max=_W_MAX)
     near, near_a, near_w = _images(A, A0, capped, sigma, d)
-    terms = _terms(A, A0, capped, sigma.clamp(max=_SIGMA_UNIT))
-    value, by_a, by_w = (t @ _correction(d, r.device) for t in terms)
+    value, by_a, by_w = _corrected(A, A0, capped, sigma.clamp(max=_SIGMA_UNIT), d)
     near, near_a, near_w = near + value, near_a + by_a, near_w + by_w
     far, far_a, far_w = _tail(A, A0, w)
     # smooth steps out of the fitted region: w up to _W_MAX, and (A - A0)^2 + 7 w up to about 40
