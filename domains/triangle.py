@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 SWITCH = 0.55  # sigma below which images are summed
+_BANDS = ((0.14, 0.7), (0.3, math.inf), (SWITCH, math.inf))  # sigma and |x - x0| up to which the same images matter
 _CHUNK = 1024  # rows at a time, which stay in a processor's cache
 _NEGLIGIBLE = 26.0  # terms smaller than exp(-26) = 5e-12 of the largest are dropped
 _PERMUTATIONS = list(itertools.permutations(range(3)))
@@ -51,18 +52,22 @@ def log_prob_and_score(x: Tensor, x0: Tensor, sigma: Tensor) -> tuple[Tensor, Te
     y, y0 = (_to_y(v / v.sum(-1, keepdim=True)) for v in (x64, x064))
     s = sigma.double() / math.sqrt(3.0)
     log_p, grad = torch.empty_like(s), torch.empty_like(y)
-    small = sigma < SWITCH
     chunk = _CHUNK if y.device.type == "cpu" else max(1, len(y))
-    for kind, form in ((small, _images), (~small, _waves)):
-        for rows in kind.nonzero()[:, 0].split(chunk):
-            log_p[rows], grad[rows] = form(y[rows], y0[rows], s[rows])
+    distance, left = (x64 - x064).norm(dim=-1), torch.ones_like(s, dtype=torch.bool)
+    for band in _BANDS:
+        here = left & (sigma < band[0]) & (distance < band[1])
+        left = left & ~here
+        for rows in here.nonzero()[:, 0].split(chunk):
+            log_p[rows], grad[rows] = _images(y[rows], y0[rows], s[rows], *band)
+    for rows in left.nonzero()[:, 0].split(chunk):
+        log_p[rows], grad[rows] = _waves(y[rows], y0[rows], s[rows])
     # An area of y is three times as large in x; the chain rule takes a third of the (conformal) map to x.
     score = (grad - grad.roll(-1, -1)) / 3
     return (log_p - math.log(3.0)).to(x.dtype), score.to(x.dtype)
 
 
-def _images(y: Tensor, y0: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
-    order, shift = (t.to(y.device) for t in _nearby_images())
+def _images(y: Tensor, y0: Tensor, s: Tensor, limit: float, reach: float) -> tuple[Tensor, Tensor]:
+    order, shift = (t.to(y.device) for t in _nearby_images(limit, reach))
     offset = y.unsqueeze(1) - (y0[:, order] + shift)  # [B, images, 3]; the first image is y0 itself
     square = (offset**2).sum(-1)
     exponent = (square[:, :1] - square) / (2 * s**2).unsqueeze(-1)
@@ -86,18 +91,19 @@ def _waves(y: Tensor, y0: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @functools.cache
-def _nearby_images() -> tuple[Tensor, Tensor]:
-    """Permutations ``[images, 3]`` and translations ``[images, 3]`` that matter below the switch, identity first."""
+def _nearby_images(limit: float, reach: float) -> tuple[Tensor, Tensor]:
+    """Permutations ``[images, 3]`` and translations ``[images, 3]`` that matter in a band, identity first."""
     grid = [(i / 8, j / 8, (8 - i - j) / 8) for i in range(9) for j in range(9 - i)]
-    points = _to_y(torch.tensor(grid, dtype=torch.float64))
-    least = _NEGLIGIBLE * 2 * SWITCH**2 / 3
+    places = torch.tensor(grid, dtype=torch.float64)
+    points, far = _to_y(places), torch.cdist(places, places) > reach + math.sqrt(2) / 8
+    least = _NEGLIGIBLE * 2 * limit**2 / 3
     kept = []
     for order in _PERMUTATIONS:
         for i, j in itertools.product(range(-4, 5), repeat=2):
             shift = torch.tensor([i, j, -i - j], dtype=torch.float64)
             image = points[:, list(order)] + shift
-            extra = (torch.cdist(points, image) ** 2 - torch.cdist(points, points) ** 2).min()
-            if float(extra) < least:
+            extra = torch.cdist(points, image) ** 2 - torch.cdist(points, points) ** 2
+            if float(extra.masked_fill(far, math.inf).min()) < least:
                 kept.append((order, shift))
     kept.sort(key=lambda image: (image[0] != (0, 1, 2), float(image[1].norm())))
     return torch.tensor([order for order, _ in kept]), torch.stack([shift for _, shift in kept])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from constrained_diffusion.domains import DomainError, Simplex
+from constrained_diffusion.domains import DomainError, Simplex, triangle
 from tests import references as ref
 
 F64 = torch.float64
@@ -464,3 +464,18 @@ def test_percentages_are_named_and_cured() -> None:
         Simplex(3).diffuse(percent, 0.1)
     with pytest.raises(DomainError, match=r"\(1 of 1 points\)$"):  # no sum would help: a part is negative
         Simplex(3).diffuse(torch.tensor([[-0.5, 0.5, 1.0]]), 0.1)
+
+
+def test_images_left_out_do_not_matter(monkeypatch):
+    """Fewer images serve where noise is small and points are near."""
+    generator = torch.Generator().manual_seed(0)
+    spread = torch.rand(2, 4000, 3, generator=generator, dtype=torch.float64) ** 4 + 1e-12
+    x, x0 = spread / spread.sum(-1, keepdim=True)
+    sigma = 1e-3 * 500 ** torch.rand(4000, generator=generator, dtype=torch.float64)
+    z = torch.randn(4000, 3, generator=generator, dtype=torch.float64)
+    x[::2] = triangle.fold(x0 + sigma[:, None] * (z - z.mean(-1, keepdim=True)))[::2]
+    few = triangle.log_prob_and_score(x, x0, sigma)
+    monkeypatch.setattr(triangle, "_BANDS", ((triangle.SWITCH, math.inf),))
+    every = triangle.log_prob_and_score(x, x0, sigma)
+    torch.testing.assert_close(few[0], every[0], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(few[1], every[1], rtol=1e-9, atol=1e-9)
