@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import json
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,73 +28,17 @@ from tqdm.auto import tqdm
 
 from .checkpoints import load_newest, save_step
 from .domains.checks import SolverError, trusted
+from .interrupts import Stop
 from .losses import ScoreMatching
+from .plan import PRECISIONS, Plan
 from .scores import ScoreModel
 from .sources import Source
 from .training import progress_interval
 
 __all__ = ["Plan", "Trainer", "load_averaged"]
 
-_PRECISIONS = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _FREE = ("steps", "compile", "save_every", "keep", "report_every")  # of a plan: what may change when a run is resumed
 _NETWORK, _DATA, _ORDER = 0, 1, 2  # which stream of random numbers
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How to train; the defaults are those published for CIFAR-10 (Lou & Ermon 2023, arXiv 2304.04740).
-
-    Attributes:
-        steps: gradient steps in all.
-        batch_size: points in each, over all processes.
-        micro_batch: points that pass through the network at a time; by default a process's whole share. With a number
-            given, results do not depend on how many processes there are.
-        learning_rate: of Adam.
-        warm_up: steps over which the learning rate rises to it.
-        clip: largest norm of the gradient.
-        average: decay of the exponential average of the weights; at most (1 + step) / (10 + step).
-        precision: of the network's arithmetic: ``"no"`` for float32, ``"bf16"`` or ``"fp16"`` mixed with it.
-        compile: compile the network (``torch.compile``).
-        seed: of everything random.
-        save_every: steps between two checkpoints.
-        keep: how many of the newest checkpoints stay.
-        report_every: steps between two entries of the loss curve.
-    """
-
-    steps: int = 400_000
-    batch_size: int = 128
-    micro_batch: int | None = None
-    learning_rate: float = 2e-4
-    warm_up: int = 5000
-    clip: float = 1.0
-    average: float = 0.9999
-    precision: Literal["no", "bf16", "fp16"] = "no"
-    compile: bool = False
-    seed: int = 0
-    save_every: int = 5000
-    keep: int = 3
-    report_every: int = 50
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be trained with."""
-        for name in ("steps", "batch_size", "micro_batch", "save_every", "keep", "report_every"):
-            value = getattr(self, name)
-            if (value is not None or name != "micro_batch") and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed must be a non-negative integer, not {self.seed!r}")
-        if self.micro_batch is not None and self.batch_size % self.micro_batch:
-            raise ValueError(f"micro_batch {self.micro_batch!r} does not divide batch_size {self.batch_size}")
-        if not self.learning_rate > 0 or not self.clip > 0:
-            raise ValueError(f"learning_rate and clip must be positive, not {self.learning_rate!r}, {self.clip!r}")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average must lie in [0, 1), not {self.average!r}")
-        if self.precision not in _PRECISIONS:
-            raise ValueError(f'precision must be "no", "bf16" or "fp16", not {self.precision!r}')
-
-    def rate(self, step: int) -> float:
-        """Learning rate at a step, as a share of its final value."""
-        return min(1.0, (step + 1) / max(1, self.warm_up))
 
 
 class Trainer:
@@ -167,7 +109,7 @@ class Trainer:
         optimiser = torch.optim.Adam(self._weights, lr=plan.learning_rate, fused=True)
         if plan.compile:
             model.network.compile()
-        model.precision = _PRECISIONS[plan.precision]
+        model.precision = PRECISIONS[plan.precision]
         self.model = model
         self._scaler = torch.amp.GradScaler(self.device.type, enabled=plan.precision == "fp16")
         self._recent: list[Tensor] = []  # losses since the last entry of the curve
@@ -216,7 +158,7 @@ class Trainer:
             unit_scale=True,
             mininterval=progress_interval(),
         )
-        with torch.random.fork_rng(enabled=True), bar, _Stop() as stop:
+        with torch.random.fork_rng(enabled=True), bar, Stop() as stop:
             clock, reported = time.perf_counter(), self.step
             while self.step < until and not self._agreed(stop):
                 self._recent.append(self._gradient_step())
@@ -236,7 +178,7 @@ class Trainer:
                 self.save()
         stop.leave()
 
-    def _agreed(self, stop: _Stop) -> bool:
+    def _agreed(self, stop: Stop) -> bool:
         """Whether any process was asked to stop: all then stop at the same step."""
         asked = stop.asked is not None
         if self.processes == 1:
@@ -427,34 +369,3 @@ def load_averaged(folder: str | Path, model: ScoreModel) -> int:
 def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The tensors under a name, without it."""
     return {k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")}
-
-
-class _Stop:
-    """Turns the first Ctrl-C or SIGTERM into a question that the loop asks between steps; the second acts at once."""
-
-    def __enter__(self) -> _Stop:
-        self.asked: int | None = None
-        self._before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._ask)
-        return self
-
-    def _ask(self, number: int, _frame: object) -> None:
-        self.asked = number
-        self._restore()
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before.clear()
-
-    def leave(self) -> None:
-        """Do what the signal would have done."""
-        if self.asked == signal.SIGINT:
-            raise KeyboardInterrupt
-        if self.asked is not None:
-            raise SystemExit(128 + self.asked)
