@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from .domains.checks import ShapeError
+from .domains.checks import DomainError, ShapeError
 from .process import Score
 from .sde import ReflectedSDE
 
@@ -48,7 +48,8 @@ class ClassifierFreeGuidance:
     def __init__(self, score: Score, weight: float, *, null: Mapping[str, Tensor]) -> None:
         if not math.isfinite(weight):
             raise ValueError(f"weight must be finite, not {weight!r}")
-        self.score, self.weight, self.null = score, float(weight), dict(null)
+        self.score, self.weight = score, float(weight)
+        self.null = {name: torch.as_tensor(value) for name, value in null.items()}
         self.evaluations = 2 * evaluations(score)
 
     def __call__(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
@@ -207,6 +208,9 @@ class Inpainting(_Likelihood):
         weight: float = 1.0,
     ) -> None:
         super().__init__(sde, score, weight)
+        for name, tensor in (("mask", mask), ("values", values)):
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"{name} must be a torch.Tensor, not {type(tensor).__name__}")
         shape = sde.domain.event_shape
         for name, tensor in (("mask", mask), ("values", values)):
             if tensor.shape[tensor.ndim - len(shape) :] != shape:
@@ -214,6 +218,8 @@ class Inpainting(_Likelihood):
         if mask.dtype != torch.bool:
             raise TypeError(f"mask must be of bool, not {mask.dtype}")
         self.mask, self.values, self.noise, self.jacobian = mask, values, _checked_noise(noise), jacobian
+        if not noise and math.isfinite(sde.domain.diameter):
+            _check_known(sde, mask, values)
         self.spread = _spread(sde) if spread is None else float(spread)
         self._linear = None if _is_plain(sde) else self._as_linear()
 
@@ -279,6 +285,21 @@ def _checked_noise(noise: float) -> float:
     if not 0 <= noise < math.inf:
         raise ValueError(f"noise must be finite and not negative, got {noise!r}")
     return float(noise)
+
+
+def _check_known(sde: ReflectedSDE, mask: Tensor, values: Tensor) -> None:
+    """Refuse exact values of coordinates that no point of the domain has: levels instead of shares, say."""
+    low, high = (bound.to(device=values.device) for bound in sde.domain.bounding_box)
+    slack = 64 * torch.finfo(torch.float32).eps * sde.domain.magnitude
+    wide = values.double()
+    out = mask & ~((wide >= low - slack) & (wide <= high + slack))
+    if bool(out.any()):
+        least, most = float(low.min()), float(high.max())
+        bad = float(wide.expand(out.shape)[out][0])
+        raise DomainError(
+            f"values has {bad:g} where the mask says that it is known; points of {sde.domain!r} have coordinates from "
+            f"{least:g} to {most:g}: bring it to the domain's units, or give noise="
+        )
 
 
 def _spread(sde: ReflectedSDE) -> float:

@@ -20,6 +20,8 @@ from .sources import take_rows
 
 __all__ = ["ImageSource", "save_grid", "tile", "to_levels", "to_unit"]
 
+_CHANNELS = (1, 3, 4)
+
 
 def to_unit(levels: Tensor) -> Tensor:
     """Levels 0 .. 255 of any shape as float32 numbers level / 255 in [0, 1]."""
@@ -38,7 +40,7 @@ class ImageSource:
     Args:
         levels: uint8 ``[n, C, H, W]``.
         labels: classes ``[n]``, or None.
-        classes: how many there are; a hidden label becomes this number.
+        classes: how many there are. A hidden label becomes -1, which networks know as none.
         flip: mirror each image with probability one half.
         hide: share of labels, and of images to condition on, that are hidden.
         dequantise: spread each level over its bin, as likelihoods ask for; otherwise a point is level / 255.
@@ -56,9 +58,18 @@ class ImageSource:
         dequantise: bool = False,
         condition: Callable[[Tensor, Generator], Tensor] | None = None,
     ) -> None:
+        for name, tensor in (("levels", levels), ("labels", labels)):
+            if tensor is not None and not isinstance(tensor, Tensor):
+                raise TypeError(f"{name} must be a torch.Tensor, not {type(tensor).__name__}")
         if levels.dtype != torch.uint8 or levels.ndim != 4:
             raise ShapeError(f"levels must be uint8 [n, C, H, W], not {levels.dtype} {list(levels.shape)}")
+        if levels.shape[-1] in _CHANNELS and levels.shape[1] not in _CHANNELS:
+            raise ShapeError(f"levels has shape {list(levels.shape)}; channels come first: levels.permute(0, 3, 1, 2)")
         if labels is not None:
+            if labels.is_floating_point() or labels.dtype == torch.bool:
+                raise TypeError(f"labels must be of integers, not {labels.dtype}")
+            if classes < 1:
+                raise ValueError("labels were given without classes, how many there are")
             if labels.shape != levels.shape[:1]:
                 raise ShapeError(f"labels has shape {list(labels.shape)}; expected [{len(levels)}]")
             if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
@@ -84,7 +95,7 @@ class ImageSource:
         condition = {}
         if self.labels is not None:
             label = take_rows(self.labels, rows, device)
-            condition["label"] = label.masked_fill(self._drawn(rows, self.hide, generator), self.classes)
+            condition["label"] = label.long().masked_fill(self._drawn(rows, self.hide, generator), -1)
         if self.condition is not None:
             gone = self._drawn(rows, self.hide, generator)[:, None, None, None]
             condition["image"] = self.condition(x, generator).masked_fill(gone, math.nan)

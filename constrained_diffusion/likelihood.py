@@ -233,4 +233,6 @@ def bits_per_dim(log_prob: Tensor, dim: int, bin_width: float = 1 / 256) -> Tens
     -(log_prob / dim + log(bin_width)) / log(2): for 256 levels in [0, 1] that is 8 - log_prob / (dim log 2), and
     8 for the uniform law.
     """
+    if dim < 1:
+        raise ValueError(f"dim must be at least 1, not {dim!r}")
     return -(log_prob / dim + math.log(bin_width)) / math.log(2)

@@ -93,6 +93,8 @@ def solve(
     try:
         path = odeint(counted, start, torch.stack([begin, end]), rtol=rtol, atol=atol, method=method, options=options)
     except AssertionError as error:
+        if not all(bool(part.isfinite().all()) for part in field(begin, start)):
+            raise SolverError("the score is not finite where the flow begins") from None
         raise SolverError(
             f"the step size of the flow fell to nothing ({error}): raise rtol and atol (now {rtol:g} and {atol:g}), or "
             "use float64"

@@ -27,7 +27,7 @@ class Plan:
         average: decay of the exponential average of the weights; at most (1 + step) / (10 + step).
         precision: of the network's arithmetic: ``"no"`` for float32, ``"bf16"`` or ``"fp16"`` mixed with it.
         compile: compile the network (``torch.compile``).
-        seed: of everything random.
+        seed: of everything random but a network's first weights, which come with it (``torch.manual_seed``).
         save_every: steps between two checkpoints.
         keep: how many of the newest checkpoints stay.
         report_every: steps between two entries of the loss curve.

@@ -63,6 +63,9 @@ class ScoreModel(nn.Module):
         log_one = one.log()
         rms = interpolate_rms(self.log_rms, log_one, *self._ends)
         sigma, log_sigma, scale = (v.expand(batch).reshape(-1) for v in (one, log_one, rms))
+        for name, value in condition.items():
+            if value.shape[: len(batch)] != batch:
+                raise ShapeError(f"{name} has shape {list(value.shape)}; expected [{', '.join(map(str, batch))}, ...]")
         rows = {k: v.reshape(len(flat), *v.shape[len(batch) :]) for k, v in condition.items()}
         if self.precision is None:
             raw = self.network(flat, log_sigma, **rows)

@@ -22,6 +22,8 @@ from .schedules import CustomSchedule, GeometricSchedule, Schedule
 
 __all__ = ["ReflectedSDE", "mixing_sigma"]
 
+_LEAST = 0.01  # sigma_min, unless said otherwise
+
 
 def mixing_sigma(domain: Domain, distance: float = 1e-3) -> float:
     """Noise after which nothing is left of the data.
@@ -52,18 +54,20 @@ class ReflectedSDE(Process):
         sigma_min: Brownian standard deviation at time 0, in the units of the domain.
         sigma_max: at time 1; by default where the domain's spectral gap says that the law is uniform
             to 1e-3 (:func:`mixing_sigma`).
-        schedule: a :class:`Schedule`, or a function of time; replaces ``sigma_min`` and ``sigma_max``. By
+        schedule: a :class:`Schedule`, or a function of time, in place of ``sigma_min`` and ``sigma_max``; by
             default geometric.
     """
 
     def __init__(
         self,
         domain: Domain,
-        sigma_min: float = 0.01,
+        sigma_min: float = _LEAST,
         sigma_max: float | None = None,
         schedule: Schedule | Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         require_domain(domain)
+        if schedule is not None and (sigma_max is not None or sigma_min != _LEAST):
+            raise ValueError("schedule says what sigma is: give it, or sigma_min and sigma_max, not both")
         if schedule is None:
             schedule = GeometricSchedule(sigma_min, mixing_sigma(domain) if sigma_max is None else sigma_max)
         elif not isinstance(schedule, Schedule):

@@ -78,9 +78,10 @@ def sample_sde(
         x0: starting points inside, ``[*batch, *event_shape]``; dtype and device follow it.
         drift: b, called once a step as ``drift(x, t)`` with x ``[*batch, *event_shape]`` and a scalar tensor t; returns
             a tensor like x, of which the part tangent to the domain is used. None: no drift.
-        diffusion: a, a number or a tensor, or a function ``(x, t)`` that returns one: ``[*batch]`` one coefficient for
-            each point; ``[*batch, *event_shape]`` for each coordinate; ``[*batch, *event_shape, *event_shape]`` a
-            matrix. Where the domain has tangents (a simplex), the result is made tangent.
+        diffusion: a, a number or a tensor (or what becomes one), or a function ``(x, t)`` that returns one:
+            ``[*batch]`` one coefficient for each point; ``[*batch, *event_shape]`` for each coordinate; ``[*batch,
+            *event_shape, *event_shape]`` a matrix. One that is no function may leave out ``*batch``, where that cannot
+            be mistaken. Where the domain has tangents (a simplex), the result is made tangent.
         duration: length of time to simulate, positive.
         steps: how many steps; h = duration / steps.
         start: time at the start; drift and diffusion are given start + k h.
@@ -108,6 +109,8 @@ def sample_sde(
     if not h > 0:
         raise ValueError(f"duration must be positive, not {duration!r}")
     _check_setting(domain, x0, drift, boundary)
+    if not callable(diffusion) and not isinstance(diffusion, Real):
+        diffusion = _for_all("diffusion", diffusion, x0, domain)
     kept = {round(k * steps / (frames - 1)) for k in range(frames - 1)} if frames > 1 else set()
     trajectory, at = [], []
     x = x0.clone()
@@ -148,6 +151,26 @@ def _move(
         _check_finite("drift", b, now)
         move = move + h * b
     return domain.tangent(x, move)
+
+
+def _for_all(name: str, a: object, x0: Tensor, domain: Domain) -> Tensor:
+    """A coefficient that is no function, with the shape of the batch in front if it is one for all points."""
+    try:
+        a = torch.as_tensor(a, dtype=None if isinstance(a, Tensor) else x0.dtype, device=x0.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(
+            f"{name} must be a number, a torch.Tensor or a function that returns one, not {type(a).__name__}"
+        ) from None
+    event = domain.event_shape
+    batch = x0.shape[: x0.ndim - len(event)]
+    if a.shape == batch == event:
+        raise ShapeError(
+            f"{name} of shape {list(a.shape)} may be one for each point, or one for each coordinate of all: expand it "
+            f"to {list(x0.shape)}, as a[:, None] or a"
+        )
+    if a.shape in (batch, x0.shape):
+        return a
+    return a.expand(batch + a.shape) if a.shape in (event, event + event) else a
 
 
 def _times(name: str, a: Coefficient, z: Tensor, domain: Domain, now: float) -> Tensor:

@@ -45,7 +45,9 @@ class TensorSource:
     """
 
     def __init__(self, x: Tensor, **conditions: Tensor) -> None:
-        for name, value in conditions.items():
+        for name, value in {"x": x, **conditions}.items():
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} must be a torch.Tensor, not {type(value).__name__}")
             if len(value) != len(x):
                 raise ValueError(f"{name} has {len(value)} rows; x has {len(x)}")
         self.x, self.conditions = x, conditions

@@ -27,7 +27,7 @@ from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 from .checkpoints import load_newest, save_step
-from .domains.checks import SolverError, trusted
+from .domains.checks import DomainError, SolverError, trusted
 from .interrupts import Stop
 from .losses import ScoreMatching
 from .plan import PRECISIONS, Plan
@@ -148,6 +148,8 @@ class Trainer:
             SystemExit: SIGTERM came.
         """
         until = self.plan.steps if until is None else until
+        if not isinstance(until, int) or until < 0:
+            raise ValueError(f"until must be a number of steps, not {until!r}")
         size = self.plan.batch_size
         bar = tqdm(
             initial=self.step * size,
@@ -220,13 +222,22 @@ class Trainer:
         """Mean loss of one part of this step's batch."""
         generator = Generator(device=self.device).manual_seed(self._seed(_DATA, self.step, part))
         torch.manual_seed(self._seed(_NETWORK, self.step, part))
-        x, condition = self.source.batch(self._rows(part), generator)
-        seen = (self.step - self._began) * self.plan.batch_size >= len(self.source)
-        with trusted() if seen else nullcontext():  # each row once: to look at values makes a device wait
-            self.loss.sde.check_data("data", x)
+        rows = self._rows(part)
+        x, condition = self.source.batch(rows, generator)
+        if (self.step - self._began) * self.plan.batch_size < len(self.source):
+            self._check_rows(x, rows)  # each once: to look at values makes a device wait
         with trusted():
             noised = self.loss.prepare(x, generator=generator)
             return self.loss.evaluate(self._wrapped, noised, generator=generator, **condition).mean()
+
+    def _check_rows(self, x: Tensor, rows: Tensor) -> None:
+        """Refuse data outside the domain, naming the source's row."""
+        try:
+            self.loss.sde.check_data("data", x)
+        except DomainError:
+            for row, point in zip(rows.tolist(), x, strict=True):
+                self.loss.sde.check_data(f"data, row {row}", point)
+            raise
 
     def _rows(self, part: int) -> Tensor:
         """Rows of the data for one part: the endless stream is one shuffle of all rows after another."""
@@ -296,6 +307,7 @@ class Trainer:
         plan = {k: v for k, v in asdict(self.plan).items() if k not in _FREE}
         describe = getattr(self.model.network, "config", lambda: None)
         values = {"plan": plan, "process": repr(self.loss.sde), "loss": repr(self.loss), "network": describe()}
+        values["rows"] = len(self.source)
         return cast(dict[str, Any], json.loads(json.dumps(values)))  # as it comes back from a file
 
     def _resume(self) -> None:
@@ -326,7 +338,7 @@ class Trainer:
             raise ValueError("it is no checkpoint of a trainer")
         for name, value in self._identity().items():
             if saved.get(name) != value:
-                raise ValueError(f"it was made with another {name}: {saved.get(name)}, not {value}")
+                raise ValueError(f"it was made with another {name}: {_difference(saved.get(name), value)}")
         for name, kind in (("step", int), ("history", list), ("recent", list), ("scaler", dict)):
             if not isinstance(config.get(name), kind):
                 raise ValueError(f"it has no {name}")
@@ -364,6 +376,15 @@ def load_averaged(folder: str | Path, model: ScoreModel) -> int:
     model.load_state_dict(_part(tensors, "average.module"))
     model.eval()
     return int(config["step"])
+
+
+def _difference(saved: object, wanted: object) -> str:
+    """What differs between two values, of dictionaries the first entry that does."""
+    if isinstance(saved, dict) and isinstance(wanted, dict):
+        for key in [*wanted, *saved]:
+            if saved.get(key) != wanted.get(key):
+                return f"{key} {saved.get(key)!r}, not {wanted.get(key)!r}"
+    return f"{saved}, not {wanted}"
 
 
 def _part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -119,7 +119,8 @@ class Simplex(Domain):
         total = float(x.sum())
         if bool((x < 0).any()) or total == 0:
             return ""
-        return f"; its parts sum to {total:.7g}, not to 1: divide each row by its sum"
+        shown = f"{total:.7g}" if abs(total - 1) > 1e-6 else f"1 {total - 1:+.1e}"
+        return f"; its parts sum to {shown}, not to 1: divide each row by its sum"
 
     def project(self, x: Tensor) -> Tensor:
         """The nearest composition in R^n: subtract a threshold and cut at zero (Held, Wolfe & Crowder 1974)."""

@@ -35,7 +35,10 @@ def cifar10():
             tables[repr(process)] = compute(process)
         return tables[repr(process)]
 
-    with programs("train", "sample", "config", "pictures") as modules, pytest.MonkeyPatch.context() as patch:
+    with (
+        programs("train", "sample", "config", "pictures", "evaluate") as modules,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setattr(modules.train, "GRID", 4)
         patch.setattr(Process, "target_rms_table", property(once))
         yield modules
@@ -288,6 +291,9 @@ def test_samples_are_of_the_averaged_weights(cifar10, run):
         (["--chunk", "0"], "chunk"),
         (["--steps", "0"], "steps"),
         (["--grid", "0"], "grid"),
+        (["--boundary", "project"], "boundary is how Euler's moves end"),
+        (["--out", "x.png"], "x.png: samples are written as an .npz"),
+        (["--device", "cuda:99"], "device 'cuda:99' cannot be used"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -295,6 +301,34 @@ def test_sampling_refuses(cifar10, run, tmp_path, capsys, more, message):
     arguments = ["--run", run, "--out", tmp_path / "x.npz", "--n", "1", "--sampler", "multistep", "--steps", "1", *more]
     assert message in refused(capsys, cifar10.sample, *arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arrays", "more", "message"),
+    [
+        ({"x": np.zeros((4, 32, 32, 3), np.float32)}, [], "must hold x, uint8"),
+        ({"y": np.zeros(4)}, [], "it has nothing"),
+        ({"x": np.zeros((4, 31, 31, 3), np.uint8)}, [], "s.npz has images of [3, 31, 31]; the run's are [3, 32, 32]"),
+        ({"x": np.zeros((4, 32, 32), np.uint8)}, [], "images of [1, 32, 32]"),
+        (b"PKtorn", [], "s.npz cannot be read"),
+        ({"x": np.zeros((4, 32, 32, 3), np.uint8)}, ["--bits", "-2"], "bits must be at least 0"),
+        ({"x": np.zeros((4, 32, 32, 3), np.uint8)}, ["--chunk", "0"], "chunk must be at least 1"),
+        ({"x": np.zeros((4, 32, 32, 3), np.uint8)}, ["--probes", "0"], "probes must be at least 1"),
+    ],
+    ids=range(8),
+)
+def test_evaluation_refuses(cifar10, run, tmp_path, capsys, arrays, more, message):
+    """Before anything is computed."""
+    path = tmp_path / "s.npz"
+    path.write_bytes(arrays) if isinstance(arrays, bytes) else np.savez(path, **arrays)
+    assert message in refused(capsys, cifar10.evaluate, "--run", run, "--samples", path, *more)
+    assert not (run / "evaluation.json").exists()
+
+
+def test_bits_need_dequantised_levels(cifar10, without_labels, tmp_path, capsys):
+    np.savez(tmp_path / "s.npz", x=np.zeros((4, 32, 32, 3), np.uint8))
+    words = ["--run", without_labels, "--samples", tmp_path / "s.npz", "--bits", "4"]
+    assert "--bits needs a run that was trained with --dequantise" in refused(capsys, cifar10.evaluate, *words)
 
 
 def test_sampling_refuses_guidance_and_labels_without_classes(cifar10, without_labels, capsys):

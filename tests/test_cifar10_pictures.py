@@ -68,6 +68,10 @@ X = images(4).transpose(0, 2, 3, 1)
         ({"x": X, "y": np.array([0, 1, 2, -1])}, "y"),
         ({"x": X, "y": np.array([0, 1, 2, 0.5])}, "y"),
         ({"x": X[:0], "y": np.arange(0)}, "empty|no images|nothing"),
+        ({"x": np.zeros((4, 3, 8, 8), np.uint8)}, r"C 1 or 3, .*it has uint8 \[4, 3, 8, 8\]"),
+        ({"x": X, "y": np.array([0, 1, 2, 100_000])}, "y has the class 100000, and there are 4 images"),
+        ({"x": X, "test": np.arange(4)}, "test must be bool"),
+        ({"x": X, "test": np.ones(4, bool)}, "none to train on"),
     ],
     ids=[
         "no x",
@@ -82,6 +86,10 @@ X = images(4).transpose(0, 2, 3, 1)
         "negative",
         "half",
         "none",
+        "channels first",
+        "no classes",
+        "numbers",
+        "all held back",
     ],
 )
 def test_npz_of_something_else(pictures, tmp_path, arrays, reason):
@@ -140,7 +148,7 @@ def test_folder_without_classes(pictures, tmp_path):
     for i in range(3):
         draw(tmp_path / f"{i}.jpg", (10 * i, 0, 0))
     found = pictures.read(tmp_path)
-    assert found.train.shape == (3, 3, 32, 32)
+    assert (len(found.train), len(found.test)) == (2, 1)  # of fewer than ten the last is held back
     assert found.names == []
     assert found.train_labels is None
 

@@ -12,6 +12,7 @@ from constrained_diffusion import (
     Ball,
     ClassifierFreeGuidance,
     ClassifierGuidance,
+    DomainError,
     Euclidean,
     EulerMaruyama,
     Heun,
@@ -398,6 +399,20 @@ def test_inpainting_is_an_observation_of_coordinates(noise, jacobian):
     painted = Inpainting(sde, score, mask, values, **options)(x, t)
     rows = torch.eye(3, dtype=F64)[mask]
     torch.testing.assert_close(painted, LinearInverse(sde, score, rows, values[mask], **options)(x, t))
+
+
+def test_known_values_are_in_the_units_of_the_domain():
+    sde, mask = ReflectedSDE(Hypercube((2, 2)), 0.05), torch.tensor([[True, False], [True, True]])
+    values = torch.tensor([[0.3, 200.0], [1.0, 0.0]])  # what is not known is not looked at
+    Inpainting(sde, zero, mask, values)
+    for wrong in (200.0, -0.2, math.nan):
+        with pytest.raises(DomainError, match=rf"values has {wrong:g} where .* coordinates from 0 to 1: bring it"):
+            Inpainting(sde, zero, mask, torch.where(mask, torch.tensor([[0.3, 0.0], [wrong, 0.0]]), 0.0))
+        if wrong == wrong:
+            Inpainting(sde, zero, mask, torch.full((2, 2), wrong), noise=0.5)  # observations may
+    for arguments in ((mask.numpy(), values), (mask, values.numpy())):
+        with pytest.raises(TypeError, match="must be a torch.Tensor, not ndarray"):
+            Inpainting(sde, zero, *arguments)
 
 
 def test_inpainting_with_a_mask_for_each_point():

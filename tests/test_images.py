@@ -93,7 +93,7 @@ def test_a_share_of_labels_is_hidden(hide):
     x, condition = source.batch(torch.arange(N), seeded())
     label = condition["label"]
     assert label.dtype == torch.int64
-    hidden = label == 3
+    hidden = label == -1
     assert torch.equal(label[~hidden], labels[~hidden])
     assert z_score(int(hidden.sum()), N, hide) < Z
     mirrored = (to_levels(x) != source.levels).flatten(1).any(1)
@@ -115,7 +115,7 @@ def test_a_share_of_images_is_hidden(hide):
 
 def test_hiding_all_or_nothing():
     labels = torch.arange(N) % 3
-    for hide, expected in ((0.0, labels), (1.0, torch.full_like(labels, 3))):
+    for hide, expected in ((0.0, labels), (1.0, torch.full_like(labels, -1))):
         source = ImageSource(levels_of(), labels, classes=3, hide=hide)
         assert torch.equal(source.batch(torch.arange(N), seeded())[1]["label"], expected)
 
@@ -170,15 +170,19 @@ def test_no_level_ever_leaves_its_bin():
         ((levels_of(4), torch.zeros(4, 1, dtype=torch.long)), {"classes": 1}, "labels has shape"),
         ((levels_of(4), torch.arange(4)), {"classes": 3}, "labels run from 0 to 3"),
         ((levels_of(4), torch.arange(4) - 1), {"classes": 3}, "labels run from -1 to 2"),
-        ((levels_of(4), torch.zeros(4, dtype=torch.long)), {}, "labels run from 0 to 0"),
+        ((levels_of(4), torch.zeros(4, dtype=torch.long)), {}, "labels were given without classes"),
+        ((torch.zeros(4, 9, 9, 3, dtype=torch.uint8),), {}, r"channels come first: levels.permute\(0, 3, 1, 2\)"),
+        ((np.zeros((4, 3, 9, 9), np.uint8),), {}, "levels must be a torch.Tensor, not ndarray"),
+        ((levels_of(4), np.zeros(4, int)), {"classes": 1}, "labels must be a torch.Tensor, not ndarray"),
+        ((levels_of(4), torch.zeros(4)), {"classes": 1}, "labels must be of integers, not torch.float32"),
         ((levels_of(4),), {"hide": -0.1}, "hide.*-0.1"),
         ((levels_of(4),), {"hide": 1.1}, "hide.*1.1"),
         ((levels_of(4),), {"hide": math.nan}, "hide.*nan"),
     ],
-    ids=range(10),
+    ids=range(14),
 )
 def test_wrong_sources_are_refused(arguments, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         ImageSource(*arguments, **options)
 
 

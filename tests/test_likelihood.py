@@ -587,3 +587,14 @@ def test_a_score_that_is_not_wholly_differentiable_is_not_silently_integrated(do
         assert "carries no autograd graph" in str(error)  # noqa: PT017
     else:
         assert float((value - truth).abs().max()) < CLOSE
+
+
+def test_a_score_that_is_not_finite_is_said_to_be():
+    sde = ReflectedSDE(Hypercube(2), 0.05)
+    with pytest.raises(SolverError, match="the score is not finite where the flow begins"):
+        log_prob(sde, lambda x, t: x / 0 * 0, torch.full((3, 2), 0.5))
+
+
+def test_bits_of_no_dimension():
+    with pytest.raises(ValueError, match="dim must be at least 1, not 0"):
+        bits_per_dim(torch.zeros(2), 0)

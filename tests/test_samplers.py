@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from constrained_diffusion import (
+    MLP,
     AnnealedLangevin,
     AnnealedReflected,
     ClassifierFreeGuidance,
@@ -26,6 +27,8 @@ from constrained_diffusion import (
     ReflectedSDE,
     Sampler,
     Samples,
+    ScoreModel,
+    ShapeError,
     Simplex,
     SolverError,
     VariancePreservingSchedule,
@@ -553,3 +556,13 @@ def test_no_gradient_is_kept(name):
 def test_bad_numbers_are_named(make, name):
     with pytest.raises(ValueError, match=name):
         make(ReflectedSDE(Hypercube(2)))
+
+
+def test_conditions_come_by_name():
+    sde = ReflectedSDE(Hypercube(2))
+    with pytest.raises(TypeError, match="condition must be tensors by name"):
+        EulerMaruyama(sde, lambda x, t: 0 * x, steps=2).sample(3, condition=torch.zeros(3))
+    score = ScoreModel(MLP(sde.domain, 8, 1, condition_dim=2), sde)
+    for wrong in (torch.zeros(2, 2), torch.zeros(())):
+        with pytest.raises(ShapeError, match=r"condition has shape .*; expected \[3, \.\.\.\]"):
+            EulerMaruyama(sde, score, steps=2).sample(3, condition={"condition": wrong})

@@ -117,6 +117,12 @@ def test_interpolation_is_linear_in_logarithms_and_constant_outside():
     torch.testing.assert_close(read.log(), torch.tensor([1.0, 0.5, -1.0, -4.0]))
 
 
+def test_a_schedule_says_what_sigma_is():
+    for given in ({"sigma_min": 0.5}, {"sigma_max": 9.0}):
+        with pytest.raises(ValueError, match="give it, or sigma_min and sigma_max, not both"):
+            ReflectedSDE(Hypercube(2), **given, schedule=lambda t: 0.05 + t)
+
+
 def test_user_schedule():
     sde = ReflectedSDE(Hypercube(2), schedule=lambda t: 0.05 + t)
     assert (sde.sigma_min, sde.sigma_max) == pytest.approx((0.05, 1.05))

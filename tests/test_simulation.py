@@ -283,8 +283,8 @@ def test_what_a_drift_may_return(returned, error, message):
 @pytest.mark.parametrize(
     ("a", "error", "message"),
     [
-        (torch.zeros(2), ShapeError, r"diffusion has shape \[2\]; expected a number or one of"),
-        (torch.zeros(2, 2), ShapeError, "diffusion has shape"),
+        (torch.zeros(4), ShapeError, r"diffusion has shape \[4\]; expected a number or one of"),
+        (torch.zeros(4, 4), ShapeError, "diffusion has shape"),
         (torch.zeros(3, 1), ShapeError, "diffusion has shape"),
         (torch.zeros(3, 2, 3), ShapeError, "diffusion has shape"),
         (torch.zeros(1, 2, 2), ShapeError, "diffusion has shape"),
@@ -297,6 +297,24 @@ def test_what_a_drift_may_return(returned, error, message):
 def test_what_a_diffusion_may_be(a, error, message, wrap):
     with pytest.raises(error, match=message):
         sample_sde(Hypercube(2), inside(), None, wrap(a))
+
+
+def test_a_coefficient_for_all_points():
+    """One for each coordinate, or a matrix, without the shape of the batch; in any kind of array."""
+    x0, alone, matrix = torch.full((5, 2), 0.5), torch.tensor([0.7, 0.1]), torch.tensor([[0.7, 0.2], [0.0, 0.1]])
+
+    def end(a, x0=x0):
+        return sample_sde(Hypercube(2), x0, None, a, steps=3, generator=torch.Generator().manual_seed(0)).x
+
+    for given, full in ((alone, alone.expand(5, 2)), (matrix, matrix.expand(5, 2, 2))):
+        for kind in (given, given.numpy(), given.tolist()):
+            assert torch.equal(end(kind), end(full))
+    assert torch.equal(end(alone, x0[0]), end(alone.clone(), x0[0]))  # a single point
+    with pytest.raises(ShapeError, match=r"one for each coordinate of all: expand it to \[2, 2\]"):
+        end(alone, x0[:2])
+    assert torch.equal(end(alone.expand(2, 2), x0[:2]), end(torch.stack([alone, alone]), x0[:2]))
+    with pytest.raises(ShapeError, match="diffusion has shape"):
+        end(lambda x, t: alone)  # a function sees the batch
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -256,6 +256,19 @@ def test_data_outside_the_domain_are_refused(tmp_path, value, message):
     assert steps(tmp_path) == []
 
 
+@pytest.mark.parametrize("until", [-1, 2.5])
+def test_steps_that_are_no_number_of_steps(until):
+    with pytest.raises(ValueError, match=f"until must be a number of steps, not {until}"):
+        trainer().run(until, progress=False)
+
+
+def test_sources_hold_tensors():
+    with pytest.raises(TypeError, match=r"x must be a torch.Tensor, not list"):
+        TensorSource([[0.0, 1.0]])
+    with pytest.raises(TypeError, match=r"label must be a torch.Tensor, not list"):
+        TensorSource(torch.zeros(1, 2), label=[1])
+
+
 def test_every_row_is_looked_at(tmp_path):
     """Also one that comes in the last batch of the first epoch; and again after a resume."""
     run = trainer(tmp_path, n=20, batch_size=4)
@@ -267,9 +280,9 @@ def test_every_row_is_looked_at(tmp_path):
         x[row, 0] = 1.5
         return TensorSource(x)
 
-    with pytest.raises(DomainError, match=r"data.*outside"):
+    with pytest.raises(DomainError, match=rf"data, row {rows[0]}: .*outside"):
         trainer(source=with_bad(rows[0]), batch_size=4).run(5, progress=False)
-    with pytest.raises(DomainError, match=r"data.*outside"):
+    with pytest.raises(DomainError, match=rf"data, row {rows[1]}: .*outside"):
         trainer(tmp_path, source=with_bad(rows[1]), batch_size=4).run(10, progress=False)
 
 

@@ -190,7 +190,7 @@ SPOILERS = [
     key_lost("trainer"),
     foreign("width", "another network", network={"width": 16}),
     foreign("rate", "another plan.*0.02", learning_rate=0.02),
-    foreign("seed", "another plan.*'seed': 7", seed=7),
+    foreign("seed", "another plan: seed 7, not 0", seed=7),
     foreign("batch", "another plan", batch_size=4),
     foreign("weighting", "another loss", loss=lambda sde: DenoisingScoreMatching(sde, "fidelity")),
     foreign("sigma", "another process", network={"sigma_min": 0.02}),

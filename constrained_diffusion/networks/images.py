@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..domains import Domain
-from ..domains.checks import ShapeError
+from ..domains.checks import ShapeError, is_plain
 
 __all__ = ["ImageTransformer", "UNet"]
 
@@ -71,7 +71,7 @@ class _ImageNetwork(nn.Module, ABC):
         Args:
             x: points ``[B, C, H, W]``.
             log_sigma: noise levels ``[B]``.
-            label: classes ``[B]`` in 0 .. classes, of which the last stands for none; if built with ``classes``.
+            label: classes ``[B]``, if built with ``classes``; -1, or the number of classes, stands for none.
             image: images ``[B, image_channels, h, w]`` of any size, in the units of x; one of NaN stands for none.
         """
         for name, given, wanted in (("label", label, self.classes), ("image", image, self.image_channels)):
@@ -83,6 +83,12 @@ class _ImageNetwork(nn.Module, ABC):
                 )
         if label is not None and (label.shape != x.shape[:1] or label.is_floating_point()):
             raise ShapeError(f"label has shape {list(label.shape)} and {label.dtype}; expected integers [{len(x)}]")
+        if label is not None:
+            if is_plain(label) and bool(((label < -1) | (label > self.classes)).any()):
+                raise ValueError(f"label must lie in 0 .. {self.classes - 1}, or be -1 for none")
+            label = torch.where(label < 0, self.classes, label.long())
+        if not len(x):
+            return x
         inputs = [self.domain.planes(x, log_sigma.exp()).flatten(1, 2)]
         if image is not None:
             if image.ndim != 4 or image.shape[:2] != (len(x), self.image_channels):

@@ -135,6 +135,10 @@ class Sampler(ABC):
             SolverError: the score is not finite.
         """
         batch = batch_shape(shape)
+        if condition is not None and not isinstance(condition, dict):
+            raise TypeError(
+                f'condition must be tensors by name, such as {{"label": ..}}, not {type(condition).__name__}'
+            )
         if frames < 0:
             raise ValueError(f"frames must not be negative, got {frames!r}")
         x = self._start(batch, latent, generator, device, dtype)

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import tyro
 from features import (
@@ -27,13 +26,14 @@ from features import (
     inception_score,
     kernel_distance,
 )
-from pictures import Pictures, read
+from pictures import Pictures, read, read_arrays
 from sample import load
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from constrained_diffusion import bits_per_dim, dequantise, elbo, log_prob
 from constrained_diffusion.checkpoints import write_atomic
+from constrained_diffusion.data import check_device
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Options:
     most: int = 10_000
     """Images at most of each kind."""
     bits: int = 0
-    """Held-back images whose bits per dimension are computed; 0 for none."""
+    """Held-back images whose bits per dimension are computed; 0 for none. Needs a run trained with --dequantise."""
     draws: int = 32
     """Noise levels at which the bound looks at each image."""
     probes: int = 4
@@ -87,9 +87,7 @@ def distances(samples: Tensor, pictures: Pictures, inception: Path | None, most:
 
 def bits(options: Options, pictures: Pictures) -> dict[str, Any]:
     """Bits per dimension of held-back images, by the bound and by the flow, each with its standard error."""
-    config, model, names = load(options.run, options.device)
-    if not config.dequantise:
-        raise ValueError("bits per dimension need a run that was trained with --dequantise")
+    _, model, names = load(options.run, options.device)
     levels = pictures.test[: options.bits].to(options.device)
     dim = model.sde.domain.dim
     generator = torch.Generator(options.device).manual_seed(options.seed)
@@ -127,14 +125,23 @@ def bits(options: Options, pictures: Pictures) -> dict[str, Any]:
 
 def evaluate(options: Options) -> dict[str, Any]:
     """All figures of a run."""
-    config, _, _ = load(options.run, "cpu")
-    pictures = read(options.data or config.data)
-    path = options.samples or options.run / "samples.npz"
+    config, model, _ = load(options.run, "cpu")
+    for name, least in (("most", 4), ("bits", 0), ("draws", 1), ("probes", 1), ("chunk", 1)):
+        if getattr(options, name) < least:
+            raise ValueError(f"{name} must be at least {least}, not {getattr(options, name)}")
+    if options.bits and not config.dequantise:
+        raise ValueError("--bits needs a run that was trained with --dequantise, as the preset likelihood is")
+    check_device(options.device)
+    data, path = options.data or config.data, options.samples or options.run / "samples.npz"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: draw samples with sample.py first")
-    with np.load(path, allow_pickle=False) as file:
-        samples = torch.from_numpy(file["x"]).permute(0, 3, 1, 2)
-    figures: dict[str, Any] = {"distances": distances(samples, pictures, options.inception, options.most)}
+    pictures, samples = read(data), read_arrays(path)["x"]
+    shape = model.sde.domain.event_shape
+    for name, images in ((data, pictures.train), (path, samples)):
+        if images.shape[1:] != shape:
+            raise ValueError(f"{name} has images of {list(images.shape[1:])}; the run's are {list(shape)}")
+    figures: dict[str, Any] = {"samples": str(path), "data": str(data)}
+    figures |= {"distances": distances(samples, pictures, options.inception, options.most)}
     if options.bits:
         figures["likelihood"] = bits(options, pictures)
     write_atomic(options.run / "evaluation.json", json.dumps(figures, indent=2).encode())
@@ -148,6 +155,9 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     for group, values in figures.items():
+        if not isinstance(values, dict):
+            print(f"{group:30s} {values}")
+            continue
         print(group)
         for name, value in values.items():
             text = f"{value:.4g}" if isinstance(value, float) else value

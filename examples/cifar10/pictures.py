@@ -203,7 +203,8 @@ def _pickled(name: str, content: bytes) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(data.reshape(-1, 3, 32, 32).copy()), _classes(name, labels)
 
 
-def _npz(path: Path) -> Pictures:
+def read_arrays(path: Path) -> dict[str, Tensor]:
+    """What an ``.npz`` holds: ``x`` as uint8 ``[n, C, H, W]``, and ``y`` and ``test`` ``[n]`` if it has them."""
     try:
         with zipfile.ZipFile(path):  # an .npy of the wrong name, or no archive at all, is told here
             pass
@@ -212,9 +213,9 @@ def _npz(path: Path) -> Pictures:
     except (ValueError, OSError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from None
     x = arrays.get("x")
-    if x is None or x.dtype != np.uint8 or x.ndim not in (3, 4):
+    if x is None or x.dtype != np.uint8 or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[-1] not in (1, 3)):
         found = "nothing" if x is None else f"{x.dtype} {list(x.shape)}"
-        raise ValueError(f"{path} must hold x, uint8 [n, H, W, C] or [n, H, W]; it has {found}")
+        raise ValueError(f"{path} must hold x, uint8 [n, H, W, C] with C 1 or 3, or [n, H, W]; it has {found}")
     x = x[..., None] if x.ndim == 3 else x
     for name in ("y", "test"):
         if name in arrays and arrays[name].shape != x.shape[:1]:
@@ -224,9 +225,25 @@ def _npz(path: Path) -> Pictures:
     y = arrays.get("y")
     if y is not None and (y.dtype.kind not in "iuf" or not (y == np.floor(y)).all() or y.min() < 0):
         raise ValueError(f"{path}: y must hold whole numbers from 0 on, not {y.dtype} such as {y.flat[0]!r}")
-    levels = torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()
-    labels = torch.from_numpy(arrays["y"].astype(np.int64)) if "y" in arrays else None
-    held_back = torch.from_numpy(arrays["test"].astype(bool)) if "test" in arrays else _tenth(len(x))
+    if y is not None and y.max() >= max(len(x), len(NAMES)):
+        raise ValueError(f"{path}: y has the class {y.max():g}, and there are {len(x)} images: are they classes?")
+    test = arrays.get("test")
+    if test is not None and not np.isin(test, (0, 1)).all():
+        raise ValueError(f"{path}: test must be bool, true for images held back, not {test.dtype}")
+    tensors = {"x": torch.from_numpy(x).permute(0, 3, 1, 2).contiguous()}
+    if y is not None:
+        tensors["y"] = torch.from_numpy(y.astype(np.int64))
+    if test is not None:
+        tensors["test"] = torch.from_numpy(test.astype(bool))
+    return tensors
+
+
+def _npz(path: Path) -> Pictures:
+    arrays = read_arrays(path)
+    levels, labels = arrays["x"], arrays.get("y")
+    held_back = arrays["test"] if "test" in arrays else _tenth(len(levels))
+    if bool(held_back.all()):
+        raise ValueError(f"{path}: test holds back every image: there is none to train on")
     classes = 0 if labels is None else int(labels.max()) + 1
     names = NAMES if classes == len(NAMES) else [str(k) for k in range(classes)]
     return _divide(levels, labels, held_back, names)
@@ -268,8 +285,9 @@ def _photos(side: int) -> Pictures:
 
 
 def _tenth(n: int) -> Tensor:
-    """Every tenth image is held back where nothing says which are."""
-    return torch.arange(n) % 10 == 9
+    """Every tenth image is held back where nothing says which are, and of fewer than ten the last."""
+    step = min(10, max(2, n))
+    return torch.arange(n) % step == step - 1
 
 
 def _divide(levels: Tensor, labels: Tensor | None, held_back: Tensor, names: list[str]) -> Pictures:

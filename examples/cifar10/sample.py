@@ -29,6 +29,7 @@ from constrained_diffusion import (
     ScoreModel,
 )
 from constrained_diffusion.checkpoints import write_atomic
+from constrained_diffusion.data import check_device
 from constrained_diffusion.images import save_grid, to_levels
 from constrained_diffusion.process import Score
 from constrained_diffusion.trainer import load_averaged
@@ -70,6 +71,7 @@ class Options:
 
 def load(run: Path, device: str) -> tuple[Config, ScoreModel, list[str]]:
     """The configuration, the averaged model and the names of the classes of a run."""
+    check_device(device)
     config, shape, names = Config.load(run)
     model, _ = config.build(shape, len(names))
     load_averaged(run, model)
@@ -82,6 +84,10 @@ def draw(options: Options) -> tuple[Tensor, Tensor | None]:
     for name in ("n", "chunk", "grid"):
         if getattr(options, name) < 1:
             raise ValueError(f"{name} must be positive, not {getattr(options, name)}")
+    if options.boundary != "reflect" and options.sampler != "euler":
+        raise ValueError("boundary is how Euler's moves end: give --sampler euler with it")
+    if options.out is not None and options.out.suffix != ".npz":
+        raise ValueError(f"{options.out}: samples are written as an .npz, with a .png beside it")
     if options.label is not None and not 0 <= options.label < len(names):
         raise ValueError(f"label {options.label} is none of the run's {len(names)} classes")
     if options.guidance and not names:

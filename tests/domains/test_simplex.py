@@ -466,6 +466,12 @@ def test_percentages_are_named_and_cured() -> None:
         Simplex(3).diffuse(torch.tensor([[-0.5, 0.5, 1.0]]), 0.1)
 
 
+def test_a_sum_that_is_nearly_one_is_told_apart():
+    x = torch.tensor([0.2, 0.3, 0.5 + 4e-9], dtype=torch.float64)
+    assert "parts sum to 1 +4.0e-09, not to 1" in Simplex(3).outside_hint(x)
+    assert "parts sum to 1.1, not to 1" in Simplex(3).outside_hint(x + 0.1 / 3)
+
+
 def test_images_left_out_do_not_matter(monkeypatch):
     """Fewer images serve where noise is small and points are near."""
     generator = torch.Generator().manual_seed(0)

@@ -92,6 +92,12 @@ def test_labels_matter_and_so_does_none(kind):
     out = network(x, log_sigma, label=torch.arange(4))
     for i, j in itertools.combinations(range(4), 2):
         assert (out[i] - out[j]).abs().max() > 1e-3
+    none = network(x, log_sigma, label=torch.tensor([-1, 3, -1, 0], dtype=torch.int8))
+    assert torch.allclose(none[:3], out[3:].expand(3, -1, -1, -1), atol=1e-6)
+    for wrong in (-2, 4):
+        with pytest.raises(ValueError, match=r"label must lie in 0 \.\. 2, or be -1 for none"):
+            network(x, log_sigma, label=torch.tensor([0, 1, 2, wrong]))
+    assert network(x[:0], log_sigma[:0], label=torch.empty(0, dtype=torch.long)).shape == (0, *x.shape[1:])
     network.train()  # labels are hidden by whoever draws the batches, never by the network
     out = network(x, log_sigma, label=torch.ones(4, dtype=torch.long))
     assert torch.allclose(out, out[:1].expand(4, -1, -1, -1), atol=1e-6)
