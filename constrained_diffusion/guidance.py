@@ -161,6 +161,9 @@ class LinearInverse(_Likelihood):
     ) -> None:
         super().__init__(sde, score, weight)
         size = sde.domain.event_shape.numel()
+        for name, tensor in (("A", A), ("y", y)):
+            if not isinstance(tensor, Tensor):
+                raise TypeError(f"{name} must be a torch.Tensor, not {type(tensor).__name__}")
         if A.ndim != 2 or A.shape[1] != size:
             raise ShapeError(f"A has shape {list(A.shape)}; expected [m, {size}]")
         if y.shape[-1:] != A.shape[:1]:

@@ -24,8 +24,8 @@ _CHANNELS = (1, 3, 4)
 
 
 def to_unit(levels: Tensor) -> Tensor:
-    """Levels 0 .. 255 of any shape as float32 numbers level / 255 in [0, 1]."""
-    return levels.float() / 255
+    """Levels 0 .. 255 of any shape, a tensor or what becomes one, as float32 numbers level / 255 in [0, 1]."""
+    return torch.as_tensor(levels).float() / 255
 
 
 def to_levels(x: Tensor, *, dequantised: bool = False) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .domains.checks import trusted
+from .domains.checks import check_tensor, trusted
 from .ode import flow_field, solve, tight
 from .process import Process, Score
 from .samplers import ProbabilityFlow
@@ -67,6 +67,7 @@ def decode(
     **options: Any,
 ) -> Tensor:
     """The inverse of :func:`encode`: latents ``[*batch, *event_shape]`` to points at time 0, not denoised."""
+    check_tensor("latent", latent, process.domain.event_shape)
     rtol, atol = (tight(latent.dtype) if tol is None else tol for tol in (rtol, atol))
     walk = ProbabilityFlow(process, score, rtol=rtol, atol=atol, denoise=False, **options)
     batch = latent.shape[: latent.ndim - len(process.domain.event_shape)]

@@ -209,7 +209,7 @@ def dequantise(
     of the levels from below: :func:`bits_per_dim`.
 
     Args:
-        levels: whole numbers of any shape and dtype.
+        levels: whole numbers of any shape and dtype, a tensor or what becomes one.
         bins: how many levels there are.
         low: lower end of the first bin.
         high: upper end of the last.
@@ -218,6 +218,7 @@ def dequantise(
     Returns:
         Numbers of the same shape in [low, high], in the default dtype where the levels are integers.
     """
+    levels = torch.as_tensor(levels)
     whole = levels if levels.is_floating_point() else levels.to(torch.get_default_dtype())
     if values_are_checked() and not bool(((whole >= 0) & (whole < bins) & (whole == whole.floor())).all()):
         raise ValueError(f"levels must be whole numbers from 0 to {bins - 1}")

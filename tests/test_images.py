@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from constrained_diffusion import Hypercube
+from constrained_diffusion import Hypercube, dequantise
 from constrained_diffusion.domains import ShapeError
 from constrained_diffusion.images import ImageSource, save_grid, to_levels, to_unit
 
@@ -253,3 +253,10 @@ def test_a_grid_appears_whole_or_not_at_all(tmp_path, monkeypatch):
         save_grid(levels_of(9), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_levels_come_as_any_array():
+    levels = np.array([0, 51, 255], np.uint8)
+    assert to_unit(levels).tolist() == to_unit(levels.tolist()).tolist() == to_unit(torch.from_numpy(levels)).tolist()
+    for kind in (levels, levels.tolist(), torch.from_numpy(levels)):
+        assert (dequantise(kind) * 256).floor().tolist() == [0, 51, 255]

@@ -13,6 +13,7 @@ from constrained_diffusion import (
     Ball,
     DomainError,
     Euclidean,
+    EulerMaruyama,
     Hypercube,
     RectifiedFlow,
     ReflectedDiffusion,
@@ -326,3 +327,13 @@ def test_estimator_with_a_condition():
     assert path.shape == (3, 2, 1)
     dense = fitted.log_prob(np.array([[0.2], [0.8]]), condition=np.array([0.0]))
     assert dense[0] > dense[1] + 2
+
+
+def test_latents_are_tensors():
+    sde = ReflectedSDE(Hypercube(2))
+    for use in (
+        lambda latent: decode(sde, lambda x, t: 0 * x, latent),
+        lambda latent: EulerMaruyama(sde, lambda x, t: 0 * x, steps=2).sample(1, latent=latent),
+    ):
+        with pytest.raises(TypeError, match=r"latent must be a torch.Tensor, not list"):
+            use([[0.5, 0.5]])

@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
 from ..domains.base import batch_shape
-from ..domains.checks import SolverError, trusted
+from ..domains.checks import SolverError, check_tensor, trusted
 from ..guidance import evaluations
 from ..process import Process, Score
 from .grids import Grid, checked_grid, even_times
@@ -226,6 +226,7 @@ class Sampler(ABC):
     ) -> Tensor:
         if latent is None:
             return self.process.sample_prior(batch, generator=generator, device=device, dtype=dtype)
+        check_tensor("latent", latent, self.process.domain.event_shape)
         expected = batch + self.process.domain.event_shape
         if latent.shape != expected:
             raise ValueError(f"latent has shape {list(latent.shape)}; expected {list(expected)}")
