@@ -192,6 +192,7 @@ SPOILERS = [
     foreign("rate", "another plan.*0.02", learning_rate=0.02),
     foreign("seed", "another plan: seed 7, not 0", seed=7),
     foreign("batch", "another plan", batch_size=4),
+    foreign("rows", "another rows: 7, not ", n=7),
     foreign("weighting", "another loss", loss=lambda sde: DenoisingScoreMatching(sde, "fidelity")),
     foreign("sigma", "another process", network={"sigma_min": 0.02}),
     foreign("domain", "another process", "simplex"),
