@@ -202,10 +202,10 @@ def series(r: Tensor, r0: Tensor, u: Tensor, sigma: Tensor, d: int) -> Tensor:
     out[0] = d
     theta, arc, arc0 = 2 * (u / 2).sqrt().clamp(max=1).asin(), r.arccos(), r0.arccos()
     # rows of like sigma share a slice of the tables: the larger sigma, the fewer modes count
-    octave = (4 * torch.log2(sigma / FROM)).floor().clamp(0, 60)
+    octave = (2 * torch.log2(sigma / FROM)).floor().clamp(0, 40)
     for step in octave.unique().tolist():
         rows = (octave == step).nonzero()[:, 0]
-        largest = modes.reach / (FROM * 2 ** (step / 4))
+        largest = modes.reach / (FROM * 2 ** (step / 2))
         size = min(_chebyshev_size(largest), modes.even.value.shape[0])
         count = min(int(largest) + 1, modes.angular.shape[0])
         k = torch.arange(max(2 * size, count), dtype=r.dtype, device=r.device)
