@@ -14,9 +14,8 @@ FOLDER = ROOT / "benchmarks" / "suite"
 
 @pytest.fixture(scope="module")
 def suite():
-    with programs(
-        "tasks", "charts", "barrier", "methods", "measures", "page", "run", "micro", "scaling", folder=FOLDER
-    ) as found:
+    names = "tasks", "charts", "barrier", "methods", "measures", "page", "run", "micro", "scaling", "pace"
+    with programs(*names, folder=FOLDER) as found:
         yield found
 
 
@@ -158,6 +157,37 @@ def test_parts_and_scaling_run(suite, program, tmp_path, capsys):
         assert found["rows"]["square"]["noising"] > 0
     else:
         assert found["dimension"]["ball"]["2"]["SWD / floor"] > 0
+
+
+def test_pace_is_over_the_baselines(suite, tmp_path, monkeypatch):
+    """With a clock by which each model takes a known time a step, ratios are those of the times."""
+    seconds = {"unconstrained": 2.0, "reflected": 3.0, "reflected, path targets": 8.0}
+    clock = [0.0]
+
+    def timed(name):
+        def go(steps):
+            clock[0] += seconds[name] * steps
+
+        return go
+
+    monkeypatch.setattr(suite.pace, "models", lambda setting, budget: {name: timed(name) for name in seconds})
+    monkeypatch.setattr(suite.pace.time, "process_time", lambda: clock[0])
+    suite.pace.main(["--quick", "--tasks", "spiral", "birkhoff", "--out", str(tmp_path)])
+    rows = json.loads((tmp_path / "pace.json").read_text())["tasks"]
+    assert rows["spiral"]["reflected"] == [1.5, 1.5, 1.5]
+    assert rows["spiral"]["reflected, path targets"] == [4.0, 4.0, 4.0]
+    assert rows["spiral"]["milliseconds a step"] == [2000.0, 2000.0, 2000.0]
+    page = (tmp_path / "pace.md").read_text()
+    assert "| spiral in the disc | 1.50 (1.50 - 1.50) | 4.00 (4.00 - 4.00) | 2000.00 |" in page
+    assert "| Birkhoff 3 x 3 |  | 1.50 (1.50 - 1.50) | 2000.00 |" in page
+
+
+def test_pace_trains_all_models_further(suite):
+    goes = suite.pace.models(suite.tasks.task("ring"), suite.run.QUICK)
+    assert list(goes) == ["unconstrained", "reflected", "reflected, path targets"]
+    model = goes["reflected"](4)
+    assert goes["reflected"](4) is model
+    assert model.history_[-1][0] == 8
 
 
 def test_scaling_goes_on_where_it_was_and_mixes_nothing(suite, tmp_path, monkeypatch):

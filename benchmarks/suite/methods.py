@@ -38,7 +38,7 @@ from constrained_diffusion.flows import flow_over
 _STEP, _FEWEST, _MOST = 0.1, 16, 512  # of a Metropolis chain: in inradii, and their numbers
 _MOST_METRIC = 9  # dimensions in which the barrier's metric is inverted at each point and step
 
-__all__ = ["BASELINE", "METHODS", "REFERENCE", "Budget", "Fitted", "Method"]
+__all__ = ["BASELINE", "METHODS", "REFERENCE", "Budget", "Fitted", "Method", "simulated"]
 
 BASELINE = "unconstrained"  # to whose times the others are compared
 REFERENCE = "training points"  # no model, but what is to be had of the data
@@ -133,10 +133,7 @@ class Paths(Method):
         return None if task.domain.has_exact_kernel else "has no other targets: see the row above"
 
     def fit(self, task: Task, train: Tensor, budget: Budget, seed: int) -> Fitted:
-        twin = copy.copy(task.domain)
-        twin.has_exact_kernel = False
-        twin.diffuse = types.MethodType(Domain.diffuse, twin)
-        model = ReflectedDiffusion(twin, seed=seed, **budget.options).fit(train, progress=False)
+        model = ReflectedDiffusion(simulated(task.domain), seed=seed, **budget.options).fit(train, progress=False)
         return Fitted({self.name: draw(model, EulerMaruyama, budget.walk)}, lambda x: density(model, x))
 
 
@@ -313,6 +310,14 @@ METHODS: dict[str, Method] = {
 
 
 # ---------------------------------------------------------------------- parts
+
+
+def simulated(domain: Domain) -> Domain:
+    """The same set, whose noise is simulated though there is a kernel."""
+    twin = copy.copy(domain)
+    twin.has_exact_kernel = False
+    twin.diffuse = types.MethodType(Domain.diffuse, twin)
+    return twin
 
 
 class Counted:

@@ -64,6 +64,11 @@ MEASURES = (
     Measure("training time", ratio("training_seconds"), "{:.2f}"),
     Measure("sampling time", ratio("sampling_seconds"), "{:.2f}"),
 )
+BESIDE = {
+    "pace.md": "training times again, in turn in one process; those below are of cells that ran at different times.",
+    "micro.md": "what noise, moves, projections and single steps cost.",
+    "scaling.png": "cost and quality against dimension, batch and number of facets.",
+}
 COMPARED = {"SWD / floor", "MMD / floor", "error at faces", "KL", "log-likelihood"}
 
 
@@ -112,6 +117,8 @@ def write(out: Path) -> None:
         "density and the model's on held-back points (KL) where the truth is known; processor time over that of the",
         "unconstrained model. The best values of a column, and those whose range meets theirs, are bold. The first row",
         "is no model: it is the points that the models are trained on, which shows what chance does to a column.",
+        "",
+        *[f"* [{file}]({file}): {what}" for file, what in BESIDE.items() if (out / file).exists()],
         "",
         "![results](results.png)",
         "",
