@@ -27,6 +27,7 @@ SWITCH = 1 / 3  # in units of the length: where both expansions are accurate to 
 _TERMS = 5
 _LEAST_DENSITY = 0.02  # the series' range has 0.053 at least; where it is not used it may be anything
 _SMALL = 16_384  # elements up to which computing both expansions costs less than sorting rows
+_FEW = 4096  # elements up to which all terms of the series at once cost less than one after the other
 _CHUNK = 65_536  # elements at a time in eager mode: what every step reads and writes stays in the cache
 _WINDINGS = 6  # of a bridge around twice the length, either way: the noise that leaves it is 6 lengths or more
 _FLOOR = -80.0  # exponents below this are zero in float32, and slow: exp of denormals costs ten times more
@@ -48,7 +49,8 @@ def score(x: Tensor, x0: Tensor, low: Tensor | float, high: Tensor | float, sigm
     """Derivative in ``x`` of :func:`log_prob`, elementwise; exactly zero on both walls."""
     a, b, a0, length = x - low, high - x, x0 - low, high - low
     near, near_weight = _images(a, b, a0, high - x0, x - x0, length, sigma)
-    far, far_weight = _series(a, a0, length, sigma)
+    form = _series if x.device.type == "cpu" and x.numel() > _FEW else _series_at_once
+    far, far_weight = form(a, a0, length, sigma)
     small = sigma < SWITCH * length
     return _ratio(torch.where(small, near, far), torch.where(small, near_weight, far_weight), a, b)
 
@@ -176,6 +178,16 @@ def _series(a: Tensor, a0: Tensor, length: Tensor | float, sigma: Tensor, terms:
     b, before = _clenshaw(c, 2 * z)
     slope, _ = _clenshaw([k * ck for k, ck in enumerate(c, start=1)], 2 * z)
     return -rate * torch.sin(phase) * slope, 1 + z * b - before
+
+
+def _series_at_once(a: Tensor, a0: Tensor, length: Tensor | float, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`_series` with all terms in one tensor: more arithmetic, a fifth of the calls, which devices wait for."""
+    rate = math.pi / length
+    k = torch.arange(1, _TERMS + 1, dtype=a.dtype, device=a.device).reshape(-1, *(1,) * a.ndim)
+    decay = torch.exp((-0.5 * (sigma * rate) ** 2).clamp(min=_FLOOR) * k**2)
+    c = 2 * decay * torch.cos(k * (a0 * rate))
+    phase = k * (a * rate)
+    return -rate * (k * c * torch.sin(phase)).sum(0), 1 + (c * torch.cos(phase)).sum(0)
 
 
 def _clenshaw(c: list[Tensor], w: Tensor) -> tuple[Tensor, Tensor | float]:
