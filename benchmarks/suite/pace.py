@@ -68,7 +68,7 @@ def table(result: dict[str, Any]) -> str:
         "Processor time of a training step over that of the unconstrained model's: median, and quartiles in brackets.",
         f"Command: `python benchmarks/suite/pace.py`; {result['date']}, {result['machine']['processor']}.",
         "",
-        "| | kernel's score, where there is one | simulated paths | unconstrained, ms |",
+        "| | targets: the kernel's score, where there is one | others: paths, bridges | unconstrained, ms |",
         "| --- | ---: | ---: | ---: |",
     ]
     for row in result["tasks"].values():
