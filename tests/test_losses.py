@@ -46,7 +46,7 @@ def test_exact_score_of_one_atom_has_no_loss(domain, weighting):
 @pytest.mark.parametrize("schedule", [None, CustomSchedule(lambda t: 0.02 + 1.1 * t**2)])
 def test_likelihood_loss_is_a_difference_of_entropies(time_sampling, schedule):
     """By de Bruijn's identity, 1/2 int g^2 E|score|^2 dt = H(time 1) - H(time 0): constants, weights and densities."""
-    sde = ReflectedSDE(Hypercube(1), 0.02, schedule=schedule)
+    sde = ReflectedSDE(Hypercube(1), 0.02) if schedule is None else ReflectedSDE(Hypercube(1), schedule=schedule)
     law = Atoms(sde, torch.tensor([[0.0], [0.3], [0.9]], dtype=torch.float64), torch.tensor([0.2, 0.5, 0.3]).double())
     loss = DenoisingScoreMatching(sde, "likelihood", time_sampling)
     x0 = law.draw(N, torch.Generator().manual_seed(0))
