@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from .domains.checks import DomainError, ShapeError
+from .domains.checks import DomainError, ShapeError, require_tensors
 from .process import Score
 from .sde import ReflectedSDE
 
@@ -161,9 +161,7 @@ class LinearInverse(_Likelihood):
     ) -> None:
         super().__init__(sde, score, weight)
         size = sde.domain.event_shape.numel()
-        for name, tensor in (("A", A), ("y", y)):
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"{name} must be a torch.Tensor, not {type(tensor).__name__}")
+        require_tensors(A=A, y=y)
         if A.ndim != 2 or A.shape[1] != size:
             raise ShapeError(f"A has shape {list(A.shape)}; expected [m, {size}]")
         if y.shape[-1:] != A.shape[:1]:
@@ -211,9 +209,7 @@ class Inpainting(_Likelihood):
         weight: float = 1.0,
     ) -> None:
         super().__init__(sde, score, weight)
-        for name, tensor in (("mask", mask), ("values", values)):
-            if not isinstance(tensor, Tensor):
-                raise TypeError(f"{name} must be a torch.Tensor, not {type(tensor).__name__}")
+        require_tensors(mask=mask, values=values)
         shape = sde.domain.event_shape
         for name, tensor in (("mask", mask), ("values", values)):
             if tensor.shape[tensor.ndim - len(shape) :] != shape:

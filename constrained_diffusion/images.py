@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 
 from .checkpoints import write_atomic
-from .domains.checks import ShapeError, trusted
+from .domains.checks import ShapeError, require_tensors, trusted
 from .likelihood import dequantise
 from .sources import take_rows
 
@@ -58,14 +58,13 @@ class ImageSource:
         dequantise: bool = False,
         condition: Callable[[Tensor, Generator], Tensor] | None = None,
     ) -> None:
-        for name, tensor in (("levels", levels), ("labels", labels)):
-            if tensor is not None and not isinstance(tensor, Tensor):
-                raise TypeError(f"{name} must be a torch.Tensor, not {type(tensor).__name__}")
+        require_tensors(levels=levels)
         if levels.dtype != torch.uint8 or levels.ndim != 4:
             raise ShapeError(f"levels must be uint8 [n, C, H, W], not {levels.dtype} {list(levels.shape)}")
         if levels.shape[-1] in _CHANNELS and levels.shape[1] not in _CHANNELS:
             raise ShapeError(f"levels has shape {list(levels.shape)}; channels come first: levels.permute(0, 3, 1, 2)")
         if labels is not None:
+            require_tensors(labels=labels)
             if labels.is_floating_point() or labels.dtype == torch.bool:
                 raise TypeError(f"labels must be of integers, not {labels.dtype}")
             if classes < 1:

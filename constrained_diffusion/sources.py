@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from .domains import Domain
+from .domains.checks import require_tensors
 
 __all__ = ["EncodedSource", "Source", "TensorSource", "take_rows"]
 
@@ -45,9 +46,8 @@ class TensorSource:
     """
 
     def __init__(self, x: Tensor, **conditions: Tensor) -> None:
-        for name, value in {"x": x, **conditions}.items():
-            if not isinstance(value, Tensor):
-                raise TypeError(f"{name} must be a torch.Tensor, not {type(value).__name__}")
+        require_tensors(x=x, **conditions)
+        for name, value in conditions.items():
             if len(value) != len(x):
                 raise ValueError(f"{name} has {len(value)} rows; x has {len(x)}")
         self.x, self.conditions = x, conditions

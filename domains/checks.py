@@ -78,6 +78,13 @@ def values_are_checked() -> bool:
     return not torch.compiler.is_compiling() and not _TRUSTED.get()
 
 
+def require_tensors(**values: object) -> None:
+    """Refuse what is no tensor, by name."""
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, not {type(value).__name__}")
+
+
 def check_tensor(name: str, x: object, event_shape: torch.Size) -> Tensor:
     """Refuse what is not a floating-point tensor ``[*batch, *event_shape]``."""
     if not isinstance(x, Tensor):

@@ -313,7 +313,7 @@ def test_sampling_refuses(cifar10, run, tmp_path, capsys, more, message):
         (b"PKtorn", [], "s.npz cannot be read"),
         ({"x": np.zeros((4, 32, 32, 3), np.uint8)}, ["--bits", "-2"], "bits must be at least 0"),
         ({"x": np.zeros((4, 32, 32, 3), np.uint8)}, ["--chunk", "0"], "chunk must be at least 1"),
-        ({"x": np.zeros((4, 32, 32, 3), np.uint8)}, ["--probes", "0"], "probes must be at least 1"),
+        ({"x": np.zeros((4, 32, 32, 3), np.uint8)}, ["--probes", "1"], "probes must be at least 2"),
     ],
     ids=range(8),
 )

@@ -126,7 +126,7 @@ def bits(options: Options, pictures: Pictures) -> dict[str, Any]:
 def evaluate(options: Options) -> dict[str, Any]:
     """All figures of a run."""
     config, model, _ = load(options.run, "cpu")
-    for name, least in (("most", 4), ("bits", 0), ("draws", 1), ("probes", 1), ("chunk", 1)):
+    for name, least in (("most", 4), ("bits", 0), ("draws", 1), ("probes", 2), ("chunk", 1)):
         if getattr(options, name) < least:
             raise ValueError(f"{name} must be at least {least}, not {getattr(options, name)}")
     if options.bits and not config.dequantise:
