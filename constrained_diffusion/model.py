@@ -23,7 +23,7 @@ from .flows import flow_over
 from .guidance import ClassifierFreeGuidance
 from .latent import decode, encode, interpolate
 from .likelihood import log_prob
-from .losses import LOSSES
+from .losses import LOSSES, Weighting
 from .networks import MLP, null_condition
 from .parameters import Parameters
 from .process import Process, Score
@@ -65,7 +65,8 @@ class ReflectedDiffusion(Parameters):
             be guided; 0 for none.
         loss: ``"denoising"``, or ``"implicit"`` or ``"sliced"``, which need no denoising targets but have more
             variance (:class:`ImplicitScoreMatching`, :class:`SlicedScoreMatching`).
-        weighting: of noise levels in the loss; see :class:`ScoreMatching`.
+        weighting: of noise levels in the loss, see :class:`ScoreMatching`; by default ``"adaptive"``, or ``"fidelity"``
+            for flows and for losses without targets, whose noise would mislead it.
         steps: gradient steps.
         batch_size: points in each.
         reuse: how many gradient steps each noised point serves; by default 1, or 3 where noise is simulated.
@@ -106,7 +107,7 @@ class ReflectedDiffusion(Parameters):
         sigma_max: float | None = None,
         condition_dropout: float = 0.1,
         loss: Literal["denoising", "implicit", "sliced"] = "denoising",
-        weighting: Literal["likelihood", "fidelity"] = "fidelity",
+        weighting: Weighting | None = None,
         steps: int = 5000,
         batch_size: int = 512,
         reuse: int | None = None,
@@ -124,7 +125,7 @@ class ReflectedDiffusion(Parameters):
         self.width, self.depth, self.dropout = width, depth, dropout
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
         self.loss: Literal["denoising", "implicit", "sliced"] = loss
-        self.weighting: Literal["likelihood", "fidelity"] = weighting
+        self.weighting: Weighting | None = weighting
         self.steps, self.batch_size, self.learning_rate = steps, batch_size, learning_rate
         self.reuse = reuse
         self.early_stopping, self.validation_fraction, self.patience = early_stopping, validation_fraction, patience
@@ -415,7 +416,7 @@ class ReflectedDiffusion(Parameters):
             recipe = replace(recipe, reuse=_REUSE)
         train(
             self.score_,
-            LOSSES[self.loss](self.sde_, self.weighting),
+            LOSSES[self.loss](self.sde_, self.weighting or self._default_weighting),
             data,
             recipe if self._condition_dim() else replace(recipe, hide=0.0),
             generator=self._generator,
@@ -430,6 +431,10 @@ class ReflectedDiffusion(Parameters):
         vars(self).pop("feature_names_in_", None)
         if names is not None:
             self.feature_names_in_ = names
+
+    @property
+    def _default_weighting(self) -> Weighting:
+        return "adaptive" if self.process == "diffusion" and self.loss == "denoising" else "fidelity"
 
     def _read(self, name: str, x: Array) -> tuple[Tensor, Kind]:
         """A user's points, checked, as the model's; a data frame must have the columns of the one in ``fit``."""

@@ -96,6 +96,8 @@ class Trainer:
             )
         if len(source) < 1:
             raise ValueError("the source of data is empty")
+        if loss.weighting == "adaptive":
+            raise ValueError("an adaptive weighting is not in the checkpoints: a resumed run would be another one")
         self.loss, self.source, self.plan = loss, source, plan
         self.folder = None if folder is None else Path(folder)
         self.step, self.history = 0, list[tuple[int, float, float]]()

@@ -128,7 +128,9 @@ def train(
                 noised, extra = pool.draw()
                 if recipe.hide and extra:
                     extra = _hidden(extra, recipe.hide, generator)
-                value = loss.evaluate(model, noised, generator=generator, **extra).mean()
+                losses = loss.evaluate(model, noised, generator=generator, **extra)
+                loss.learn(noised, losses)
+                value = losses.mean()
                 optimiser.zero_grad(set_to_none=True)
                 value.backward()
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)

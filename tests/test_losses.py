@@ -87,7 +87,7 @@ def test_times_have_the_density_that_is_returned():
     assert float((1 / density).mean()) == pytest.approx(1.0, abs=0.01)  # int q / q dt
     assert float((t / density).mean()) == pytest.approx(0.5, abs=0.01)
     assert float(density.min()) >= 0.1
-    edges, table = loss._importance
+    edges, table = loss._importance()
     assert torch.equal(density, table[torch.searchsorted(edges, t, right=True) - 1])
     assert t.min() >= 0
     assert t.max() <= 1

@@ -83,7 +83,7 @@ def _add_fit(commands: Commands) -> None:
     _default(p, "--width", _count, "hidden units of the network")
     _default(p, "--depth", _count, "its residual blocks")
     _default(p, "--dropout", _share, "0.1 to 0.3 where there are a thousand rows or fewer")
-    p.add_argument("--weighting", choices=["fidelity", "likelihood"], default="fidelity", help="likelihood: log-prob")
+    p.add_argument("--weighting", choices=["adaptive", "fidelity", "likelihood"], help="of noise levels (adaptive)")
     p.add_argument("--early-stopping", action="store_true", help="hold rows back, and stop when they say so")
     p.add_argument("--seed", type=_seed, default=0, help="of everything random (%(default)s)")
     _place(p)

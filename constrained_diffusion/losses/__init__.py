@@ -1,10 +1,10 @@
 """Losses that teach a score. May use: torch, the SDE.
 
-One idea a file: what all share (weights and times), denoising (and flow matching), the implicit losses, which need no
-target, and those that learn from a trained model.
+One idea a file: what all share (weights and times), the noise levels with most to learn, denoising (and flow
+matching), the implicit losses, which need no target, and those that learn from a trained model.
 """
 
-from .base import Noised, ScoreMatching
+from .base import Noised, ScoreMatching, Weighting
 from .denoising import DenoisingScoreMatching
 from .implicit import ImplicitScoreMatching, SlicedScoreMatching
 from .teachers import ProgressiveDistillation, Reflow
@@ -18,6 +18,7 @@ __all__ = [
     "Reflow",
     "ScoreMatching",
     "SlicedScoreMatching",
+    "Weighting",
 ]
 
 LOSSES: dict[str, type[ScoreMatching]] = {

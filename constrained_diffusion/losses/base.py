@@ -5,16 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Generator, Tensor
 
 from ..process import Process, Score
+from .levels import NoiseLevels
 
 __all__ = ["Noised", "ScoreMatching", "TimeSampling", "Weighting"]
 
-Weighting = Literal["likelihood", "fidelity"]
+Weighting = Literal["likelihood", "fidelity", "adaptive"]
 TimeSampling = Literal["importance", "uniform"]
 
 _GRID = 1024
@@ -51,6 +52,9 @@ class ScoreMatching(ABC):
             the negative log-likelihood in nats (Song et al. 2021, arXiv 2101.09258); lambda = 1 for flows.
             ``"fidelity"``: lambda = 2 / E|u|^2 (u the target, for uniform data), so that each noise level's relative
             error counts alike; on R^d that is lambda proportional to sigma^2.
+            ``"adaptive"``: that times a density of times that :meth:`learn` finds out while a model is trained, larger
+            where noise destroys more of what is special about the data (:class:`~.levels.NoiseLevels`): least
+            error for a given number of steps. The integral changes while it learns.
         time_sampling: ``"importance"`` draws times in proportion to lambda E|u|^2, nine in ten of them, and
             the others uniformly, and divides by that density; ``"uniform"`` draws them uniformly. Both
             estimate the same integral.
@@ -61,11 +65,13 @@ class ScoreMatching(ABC):
     def __init__(
         self, sde: Process, weighting: Weighting = "likelihood", time_sampling: TimeSampling = "importance"
     ) -> None:
-        if weighting not in ("likelihood", "fidelity"):
-            raise ValueError(f'weighting must be "likelihood" or "fidelity", not {weighting!r}')
+        if weighting not in get_args(Weighting):
+            known = ", ".join(f'"{name}"' for name in get_args(Weighting))
+            raise ValueError(f"weighting must be one of {known}, not {weighting!r}")
         if time_sampling not in ("importance", "uniform"):
             raise ValueError(f'time_sampling must be "importance" or "uniform", not {time_sampling!r}')
         self.sde, self.weighting, self.time_sampling = sde, weighting, time_sampling
+        self._levels = NoiseLevels() if weighting == "adaptive" else None
 
     def __repr__(self) -> str:
         """Its weighting."""
@@ -141,11 +147,26 @@ class ScoreMatching(ABC):
         self.sde.check_data("x0", x0)
         return self.evaluate(score, self.prepare(x0, generator=generator), generator=generator, **condition)
 
+    @torch.no_grad()
+    def learn(self, noised: Noised, value: Tensor) -> None:
+        """Note how well a score did, from what :meth:`evaluate` gave; of use to the adaptive weighting only.
+
+        Args:
+            noised: the points.
+            value: their losses ``[*batch]``.
+        """
+        if self._levels is None:
+            return
+        u, unweighted = noised.target, value / noised.weight
+        nothing = 0.0 if u is None else self.sde.domain.inner(noised.x, u, u) / 2  # loss of a score of zero
+        self._levels.learn(noised.t, self.sde.natural_weight(noised.t) * (nothing - unweighted))
+
     def weight(self, t: Tensor) -> Tensor:
         """lambda(t), ``[*batch]``."""
         if self.weighting == "likelihood":
             return self.sde.natural_weight(t)
-        return 2 / self._target_square(t)
+        even = 2 / self._target_square(t)
+        return even if self._levels is None else even * self._levels(t)
 
     def sample_times(
         self, shape: torch.Size, like: Tensor, *, generator: Generator | None = None
@@ -160,7 +181,7 @@ class ScoreMatching(ABC):
         u = ((strata + u) / max(n, 1)).reshape(shape)
         if self.time_sampling == "uniform":
             return u, torch.ones_like(u)
-        edges, density = (v.to(like) for v in self._importance)
+        edges, density = (v.to(like) for v in self._importance())
         cdf = torch.cat([density.new_zeros(1), density.cumsum(0)]) / len(density)
         cell = (torch.searchsorted(cdf, u.contiguous(), right=True) - 1).clamp(0, len(density) - 1)
         t = edges[cell] + (u - cdf[cell]) / density[cell]
@@ -170,10 +191,16 @@ class ScoreMatching(ABC):
         square = self.sde.target_rms(self.sde.sigma(t)) ** 2
         return self.sde.domain.dim * square.clamp(min=self.least_square / self.sde.domain.inradius**2)
 
-    @cached_property
     def _importance(self) -> tuple[Tensor, Tensor]:
         """Left edges and density of the time cells."""
+        edges, wanted = self._first_importance
+        if self._levels is not None:
+            wanted = wanted * self._levels(edges + 0.5 / _GRID)
+        return edges, (1 - _FLOOR) * wanted / wanted.mean() + _FLOOR
+
+    @cached_property
+    def _first_importance(self) -> tuple[Tensor, Tensor]:
+        """Left edges of the time cells, and lambda E|u|^2 there before anything has been learnt."""
         edges = torch.arange(_GRID, dtype=torch.float64) / _GRID
         middle = edges + 0.5 / _GRID
-        wanted = self.weight(middle) * self._target_square(middle)
-        return edges, (1 - _FLOOR) * wanted / wanted.mean() + _FLOOR
+        return edges, self.weight(middle) * self._target_square(middle)
