@@ -61,7 +61,7 @@ class NoiseLevels:
         t, rate = (torch.cat([v.reshape(-1) for v in column]) for column in zip(*self._unread, strict=True))
         self._unread.clear()
         cell = _cell(t)
-        rate = rate.double().nan_to_num(0.0, 0.0, 0.0)  # of a training that diverges; its loop says so
+        rate = rate.double()
         zero = torch.zeros(_CELLS, dtype=torch.float64, device=t.device)
         count = zero.index_add(0, cell, torch.ones_like(rate))
         keep = torch.exp(-count / _MEMORY)
