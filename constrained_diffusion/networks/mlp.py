@@ -15,11 +15,18 @@ __all__ = ["MLP", "null_condition"]
 
 _FREQUENCIES = 16  # of the embedding of log sigma
 _CONTEXT = 64  # units that carry noise level and condition to the blocks
+_DIRECT = 4  # units of width for a dimension, below which coordinates get a direct line
 _SPAN = 8.0  # natural logarithms of sigma over which the slowest of them turns once
 
 
 class MLP(nn.Module):
     """Residual blocks whose activations are scaled and shifted by the noise level (and by a condition).
+
+    Where there are many dimensions for the width, each coordinate also has a line of its own to the answer, whose
+    slopes depend on the noise level (and condition) alone. What pulls a noised point back to its mode is such a line
+    in as many directions as there are dimensions, more than the blocks carry well: in a cube of 100 dimensions, with
+    blocks of 128 units, samples were five times as far from the data without it (``benchmarks/suite/scaling.py``).
+    In few dimensions it only adds to the variance.
 
     Args:
         domain: gives the input coordinates (:meth:`Domain.features`) and the output's shape.
@@ -46,6 +53,13 @@ class MLP(nn.Module):
         self.leave = nn.Linear(width, domain.event_shape.numel())
         nn.init.zeros_(self.leave.weight)
         nn.init.zeros_(self.leave.bias)
+        if _DIRECT * domain.dim > width:
+            planes = domain.planes(x, torch.ones(1)).shape[1]
+            self.direct: nn.Linear | None = nn.Linear(_CONTEXT, (planes + 1) * domain.event_shape.numel())
+            nn.init.zeros_(self.direct.weight)
+            nn.init.zeros_(self.direct.bias)
+        else:
+            self.direct = None
         if condition_dim:
             self.register_buffer("condition_shift", torch.zeros(condition_dim))
             self.register_buffer("condition_scale", torch.ones(condition_dim))
@@ -86,10 +100,15 @@ class MLP(nn.Module):
             standard = (condition.to(x.dtype) - self.condition_shift) / self.condition_scale
             level += [torch.where(missing, 0.0, standard), missing.to(x.dtype)]
         context = self.embed(torch.cat(level, -1))
-        h = self.enter(self.domain.features(x, log_sigma.exp()))
+        sigma = log_sigma.exp()
+        h = self.enter(self.domain.features(x, sigma))
         for block in self.blocks:
             h = block(h, context)
         out: Tensor = self.leave(nn.functional.silu(h))
+        if self.direct is not None:
+            planes = self.domain.planes(x, sigma).flatten(2)
+            offset, *gains = self.direct(context).unflatten(-1, (-1, planes.shape[-1])).unbind(1)
+            out = out + offset + sum(gain * plane for gain, plane in zip(gains, planes.unbind(1), strict=True))
         return out.reshape(x.shape)
 
 
