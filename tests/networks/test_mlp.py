@@ -62,3 +62,7 @@ def test_each_point_by_itself(domain):
     plain = MLP(domain, width=16, depth=1).double()
     torch.nn.init.normal_(plain.direct.weight)
     assert torch.allclose(plain(x, one.expand(5)), plain(x, torch.full((5,), -1.0).double()))
+    torch.nn.init.zeros_(plain.direct.weight)
+    with torch.no_grad():
+        plain.direct.bias[: x[0].numel()] = 2.0
+    assert torch.allclose(plain(x, one.expand(5)), torch.full_like(x, 2))
