@@ -9,7 +9,7 @@ package, gives its help without torch.
 
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 if TYPE_CHECKING:
     from .public import *  # noqa: F403 (its __all__ says which)

@@ -119,6 +119,27 @@ def test_cells_are_kept_resumed_and_written_up(suite, tmp_path, capsys, monkeypa
     assert {path.name: path.read_bytes() for path in (tmp_path / "cells").glob("*.json")} == cells
 
 
+def test_cells_of_an_earlier_version_are_marked_and_made_again_when_asked(suite, tmp_path, monkeypatch):
+    arguments = ["--quick", "--tasks", "ring", "--methods", "unconstrained", "mirror map", "--out", str(tmp_path)]
+    suite.run.main(arguments)
+    path = tmp_path / "cells" / "ring-mirror-map-0.json"
+    now = json.loads(path.read_text())
+    path.write_text(json.dumps(now | {"machine": now["machine"] | {"library": "0.0.1"}}))
+    monkeypatch.setattr(suite.run, "cell", lambda *_: pytest.fail("made again"))
+    suite.run.main(arguments)
+    page = (tmp_path / "README.md").read_text()
+    assert "Rows with a star" in page
+    (row,) = (line for line in page.splitlines() if "mirror map" in line)
+    assert row.startswith("| mirror map\\* |")
+    assert [part.strip() for part in row.split("|")[-3:-1]] == ["", ""]  # no times: those of another day
+    seen = []
+    monkeypatch.setattr(suite.run, "cell", lambda name, method, *_: seen.append(method.name) or now)
+    suite.run.main([*arguments, "--redo", "0.0.1"])
+    assert seen == ["mirror map"]
+    assert "Rows with a star" not in (tmp_path / "README.md").read_text()
+    assert not list((tmp_path / "cells").glob("*.lock"))
+
+
 def test_an_interrupted_cell_is_tried_again(suite, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt

@@ -35,7 +35,7 @@ def ratio(key: str) -> Callable[[Cell, str, Cell | None], float | None]:
     """Of a row's figure to the baseline's on the same task and seed."""
 
     def read(cell: Cell, row: str, base: Cell | None) -> float | None:
-        if base is None or "rows" not in base or row == REFERENCE:
+        if base is None or "rows" not in base or row == REFERENCE or version_of(base) != version_of(cell):
             return None
         if key == "training_seconds":
             return cell[key] / base[key]
@@ -73,20 +73,23 @@ COMPARED = {"SWD / floor", "MMD / floor", "error at faces", "KL", "log-likelihoo
 
 
 class Summary(NamedTuple):
-    """Medians and ranges, by task, row and measure; titles of tasks; and why cells are empty."""
+    """Values by task, row and measure; titles of tasks; why cells are empty; rows of an earlier library, by task."""
 
     values: dict[str, dict[str, dict[str, list[float]]]]
     titles: dict[str, str]
     reasons: dict[str, dict[str, str]]
+    earlier: dict[str, set[str]]
 
 
 def gather(out: Path) -> tuple[list[Cell], Summary]:
     """Read all finished cells."""
-    cells = [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json")) if path.stat().st_size]
+    cells = [json.loads(path.read_text()) for path in sorted((out / "cells").glob("*.json"))]
     by_key = {(c["task"], c["method"], c["seed"]): c for c in cells}
     values: dict[str, Any] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     titles: dict[str, str] = {}
     reasons: dict[str, dict[str, str]] = defaultdict(dict)
+    earlier: dict[str, set[str]] = defaultdict(set)
+    newest = max((version_of(cell) for cell in cells), default=())
     for cell in cells:
         name = cell["task"]
         titles.setdefault(name, cell.get("title", name))
@@ -95,11 +98,17 @@ def gather(out: Path) -> tuple[list[Cell], Summary]:
                 reasons[name][cell["method"]] = cell[key]
         base = by_key.get((name, BASELINE, cell["seed"]))
         for row in cell.get("rows", {}):
+            if version_of(cell) != newest and row != REFERENCE:
+                earlier[name].add(row)
             for measure in MEASURES:
                 value = measure.read(cell, row, base)
                 if value is not None:
                     values[name][row][measure.title].append(value)
-    return cells, Summary(values, titles, reasons)
+    return cells, Summary(values, titles, reasons, earlier)
+
+
+def version_of(cell: Cell) -> tuple[int, ...]:
+    return tuple(map(int, cell["machine"]["library"].split(".")))
 
 
 def write(out: Path) -> None:
@@ -117,6 +126,7 @@ def write(out: Path) -> None:
         "density and the model's on held-back points (KL) where the truth is known; processor time over that of the",
         "unconstrained model. The best values of a column, and those whose range meets theirs, are bold. The first row",
         "is no model: it is the points that the models are trained on, which shows what chance does to a column.",
+        *(["Rows with a star are of an earlier version of the library."] if any(summary.earlier.values()) else []),
         "",
         *[f"* [{file}]({file}): {what}" for file, what in BESIDE.items() if (out / file).exists()],
         "",
@@ -163,7 +173,8 @@ def section(name: str, summary: Summary) -> list[str]:
         for m in shown:
             text = written(m, rows[row].get(m.title, []))
             texts.append(f"**{text}**" if row in best.get(m.title, ()) else text)
-        lines.append(f"| {row} | " + " | ".join(texts) + " |")
+        star = "\\*" if row in summary.earlier[name] else ""
+        lines.append(f"| {row}{star} | " + " | ".join(texts) + " |")
     for method, why in summary.reasons[name].items():
         lines += ["", f"{method}: {why}."]
     return lines

@@ -3,7 +3,8 @@
     python benchmarks/suite/run.py [--quick] [--seeds 5] [--tasks spiral ring ..] [--methods ..] [--out FOLDER]
 
 A cell is one method trained on one task with one seed; its figures are a file of their own in OUT/cells, so that a run
-that was stopped goes on where it was, and several processes may share the work. `--quick` takes few steps and points:
+that was stopped goes on where it was, and several processes may share the work. Cells of an earlier version of the
+library stay, and are marked in the page, until `--redo VERSION` makes them again. `--quick` takes few steps and points:
 it shows within minutes that all of it runs, and its figures mean nothing. The page is written by page.py, which
 this program calls at the end (and after each cell with `--live`).
 """
@@ -43,6 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS), metavar="METHOD")
     parser.add_argument("--out", type=Path, help="folder of results (default: benchmarks/suite/results, or out/suite)")
     parser.add_argument("--live", action="store_true", help="write the page after each cell")
+    parser.add_argument("--redo", metavar="VERSION", help="make cells of this version of the library again")
     options = parser.parse_args(arguments)
     budget, points = (QUICK, QUICK_POINTS) if options.quick else (Budget(), POINTS)
     seeds = 1 if options.quick else options.seeds
@@ -54,28 +56,37 @@ def main(arguments: list[str] | None = None) -> None:
         for seed, name, method in bar:
             bar.set_description(f"{name}, {method.name}, seed {seed}")
             path = out / "cells" / f"{name}-{slug(method.name)}-{seed}.json"
-            if claim(path):
-                try:
-                    result = cell(name, method, budget, seed, points)
-                except BaseException:
-                    path.unlink()  # not done: to be tried again
-                    raise
-                write_atomic(path, json.dumps(result, indent=1).encode())
-                if options.live:
-                    write(out)
+            if is_there(path, options.redo) or not claim(path):
+                continue
+            try:
+                write_atomic(path, json.dumps(cell(name, method, budget, seed, points), indent=1).encode())
+            finally:
+                lock_of(path).unlink()
+            if options.live:
+                write(out)
     write(out)
     print(f"results: {out / 'README.md'}")
 
 
-def claim(path: Path) -> bool:
-    """Take a cell that nobody has: create its file, empty, which only one process can.
+def is_there(path: Path, redo: str | None) -> bool:
+    """Whether a cell is done, and not by the version that is to be made again."""
+    return path.exists() and (redo is None or json.loads(path.read_text())["machine"]["library"] != redo)
 
-    One that has stayed empty for two hours was left by a process that was killed.
+
+def lock_of(path: Path) -> Path:
+    return path.with_suffix(".lock")
+
+
+def claim(path: Path) -> bool:
+    """Take a cell that nobody has: create its lock, which only one process can.
+
+    One of two hours ago was left by a process that was killed.
     """
-    if path.is_file() and not path.stat().st_size and time.time() - path.stat().st_mtime > 7200:
-        path.unlink(missing_ok=True)
+    lock = lock_of(path)
+    if lock.exists() and time.time() - lock.stat().st_mtime > 7200:
+        lock.unlink(missing_ok=True)
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+        os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return False
     return True
