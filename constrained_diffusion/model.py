@@ -83,7 +83,7 @@ class ReflectedDiffusion(Parameters):
         score_: the :class:`ScoreModel`, once fitted.
         units_: between the data's units and those of the normal form.
         feature_names_in_: the columns of the data frame that ``fit`` was given, in order; absent otherwise.
-        history_: loss curve, a list of (step, mean loss).
+        history_: loss curve, a list of (step, mean loss); where the weighting adapts, each by the weights of its time.
         validation_history_: loss of the data held back, a list of (step, loss); empty without early stopping.
     """
 
