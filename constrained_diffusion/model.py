@@ -66,7 +66,8 @@ class ReflectedDiffusion(Parameters):
         loss: ``"denoising"``, or ``"implicit"`` or ``"sliced"``, which need no denoising targets but have more
             variance (:class:`ImplicitScoreMatching`, :class:`SlicedScoreMatching`).
         weighting: of noise levels in the loss, see :class:`ScoreMatching`; by default ``"adaptive"``, or ``"fidelity"``
-            for flows and for losses without targets, whose noise would mislead it.
+            for flows and for losses without targets, whose noise would mislead it. Of few data the adaptive one learns
+            by heart sooner: take fewer steps, ``dropout``, or ``early_stopping``.
         steps: gradient steps.
         batch_size: points in each.
         reuse: how many gradient steps each noised point serves; by default 1, or 3 where noise is simulated.
