@@ -308,6 +308,12 @@ class Product(Domain):
         """The factors' features side by side, ``[*batch, k]``."""
         return torch.cat(self._each(lambda f, p: f.features(p, sigma), x), -1)
 
+    def planes(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """The factors' planes side by side, ``[*batch, m, D]``; those of factors that have fewer end in zeros."""
+        parts = [part.flatten(x.ndim) for part in self._each(lambda f, p: f.planes(p, sigma), x)]
+        most = max(part.shape[-2] for part in parts)
+        return torch.cat([torch.nn.functional.pad(part, (0, 0, 0, most - part.shape[-2])) for part in parts], -1)
+
     # ------------------------------------------------------------------ parts
 
     def _each(self, call: Callable[..., T], *points: Tensor) -> list[T]:

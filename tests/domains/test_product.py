@@ -247,6 +247,14 @@ def test_tangents_and_features_are_the_factors_own(name):
     parts = list(zip(domain.factors, domain.split(x), domain.split(v), strict=True))
     torch.testing.assert_close(domain.tangent(x, v), domain.join(*(f.tangent(p, w) for f, p, w in parts)))
     torch.testing.assert_close(domain.features(x, sigma), torch.cat([f.features(p, sigma) for f, p, _ in parts], -1))
+    planes, before = domain.planes(x, sigma), 0
+    for f, p, _ in parts:
+        own = f.planes(p, sigma).flatten(2)
+        block = planes[..., before : before + own.shape[-1]]
+        torch.testing.assert_close(block[:, : own.shape[1]], own)
+        assert not bool(block[:, own.shape[1] :].any())
+        before += own.shape[-1]
+    assert planes.shape[-1] == before
 
 
 @every_product

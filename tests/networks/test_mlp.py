@@ -42,8 +42,15 @@ def test_only_where_dimensions_are_many():
 
 @pytest.mark.parametrize(
     "domain",
-    [Hypercube((3, 4)), Simplex(12), Ball(12), Euclidean((4, 3)), Product(Hypercube(6), Ball(6))],
-    ids=lambda d: type(d).__name__,
+    [
+        Hypercube((3, 4)),
+        Simplex(12),
+        Ball(12),
+        Euclidean((4, 3)),
+        Product(Hypercube(6), Ball(6)),
+        Product(Euclidean(6), Ball(6)),
+    ],
+    ids=str,
 )
 def test_each_point_by_itself(domain):
     """Rows do not mix, one noise level for all is that of each, and a fresh network answers zero."""
