@@ -30,8 +30,11 @@ def move(x: Tensor, displacement: Tensor, distances: Tensor, normals: Tensor) ->
     x, v = x.reshape(-1, shape[-1]).clone(), displacement.reshape(-1, shape[-1])
     gap = distances.reshape(-1, distances.shape[-1]).clamp(min=0)
     speed = v @ normals.T
-    left = torch.ones(len(x), dtype=x.dtype, device=x.device)
-    rows = torch.arange(len(x), device=x.device)
+    rows = ((gap + speed).amin(-1) < 0).nonzero().squeeze(-1)  # those that meet a wall
+    free = torch.ones(len(x), 1, dtype=x.dtype, device=x.device).index_fill(0, rows, 0)
+    x += free * v
+    v, gap, speed = v[rows], gap[rows], speed[rows]
+    left = torch.ones(len(rows), dtype=x.dtype, device=x.device)
     for _ in range(CAP):
         # A wall just left is moved away from, by the sign of its speed, so it is not hit again at once.
         first, wall = torch.where(speed < 0, gap / -speed, torch.inf).min(-1)

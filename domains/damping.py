@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from .base import Domain
 
 
-_SOFTEST = 1e-7  # share of a normal component that is left on the wall itself, where walls are many
-_MANY = 64
+_SOFTEST = 1e-7  # share of a normal component that may be left on the wall itself: the rounding of single precision
+_MANY = 64  # walls beyond which it may be left in double precision too
 
 
 def ramp(distance: Tensor, width: Tensor, inradius: float) -> Tensor:
@@ -39,7 +39,8 @@ def damp(v: Tensor, normals: Tensor, conormals: Tensor, h: Tensor) -> Tensor:
     across = (conormals @ v.unsqueeze(-1)).squeeze(-1)
     if m == 1:
         push = (1 - h) * across
-    elif m > max(size, _MANY):  # the system of the vector's components is smaller, but stiff: in double precision
+    elif m > (max(size, _MANY) if v.dtype == torch.float64 else size):
+        # The system of the vector's components is smaller, but stiff: in double precision.
         n, c, w = normals.double(), conormals.double(), ((1 - h) / h.clamp(min=_SOFTEST)).double()
         matrix = torch.eye(size, dtype=n.dtype, device=n.device) + (n.mT * w.unsqueeze(-2)) @ c
         damped: Tensor = torch.linalg.solve(matrix, v.double().unsqueeze(-1)).squeeze(-1)

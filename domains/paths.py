@@ -110,6 +110,9 @@ def simulate(
 
 def _clearance(distances: Tensor) -> Tensor:
     """Length of a step ``[B]`` from which at most one of the walls ``[B, m]`` is in reach, or none is."""
-    near = distances.clamp(min=0).topk(min(2, distances.shape[-1]), dim=-1, largest=False).values
-    free = _FIRST * near[..., 0]
-    return torch.maximum(free, _SECOND * near[..., 1]) if near.shape[-1] > 1 else free
+    first, wall = distances.min(-1)
+    free = _FIRST * first.clamp(min=0)
+    if distances.shape[-1] == 1:
+        return free
+    second = distances.scatter(-1, wall.unsqueeze(-1), torch.inf).amin(-1)
+    return torch.maximum(free, _SECOND * second.clamp(min=0))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["backward_step"]
 
 _APART = 0.999  # probability of no touch up to which a wall's curvature is asked for
+_NEVER = 20.0  # product of the distances, over the variance, from which that probability is 1 in double precision
 
 
 def backward_step(
@@ -60,44 +61,63 @@ def backward_step(
     Returns:
         The sum from ``a`` on, ``[B, *event_shape]``.
     """
-    least = torch.finfo(a.dtype).tiny ** 0.25
-    alpha, beta, h = alpha.clamp(min=least), beta.clamp(min=least), h.unsqueeze(-1)
-    apart = torch.tanh(alpha * beta / h)  # probability of no touch
-    drift = torch.zeros_like(alpha)
-    near = (apart < _APART).any(-1).nonzero().squeeze(-1)
-    if len(near):
-        drift[near] = domain.curvature(a[near]) * ((domain.dim - 1) / 2 * h[near])
-        apart = apart / (apart + (1 - apart) * (1 + _tilt(alpha + beta, drift, h)).clamp(min=0))
-    touched = torch.rand(alpha.shape, generator=generator, dtype=a.dtype, device=a.device) > apart
     step = domain.logmap(a, b)
+    row, wall, drift = _touched(domain, a, h, alpha, beta, generator)
     out = step + total
-    count = touched.sum(-1)
+    count = torch.bincount(row, minlength=len(a))
+    place = torch.arange(len(row), device=a.device) - (count.cumsum(0) - count)[row]  # of a touch among its row's
     most = int(count.max()) if count.numel() else 0
     fewer, several = 0, 1
     while fewer < most:  # those that touched 1, 2, 3 or 4, 5 to 8, .. walls
-        rows = ((count > fewer) & (count <= several)).nonzero().squeeze(-1)
-        width, fewer, several = several, several, 2 * several
+        chosen = (count > fewer) & (count <= several)
+        rows, these = chosen.nonzero().squeeze(-1), chosen[row]
+        width, fewer, several = min(several, alpha.shape[-1]), several, 2 * several
         if not len(rows):
             continue
-        hit, which = touched[rows].to(torch.uint8).topk(min(width, alpha.shape[-1]), dim=-1)
-        mask = hit.to(a.dtype)
+        at = (chosen.cumsum(0)[row[these]] - 1, place[these])
+
+        def table(values: Tensor, at: tuple[Tensor, Tensor] = at, size: tuple[int, int] = (len(rows), width)) -> Tensor:
+            return values.new_zeros(size).index_put(at, values)
+
+        which, toward, mask = table(wall[these]), table(drift[these]), table(torch.ones_like(drift[these]))
         n = normals[rows.unsqueeze(-1), which]
         across = domain.covector(a[rows].unsqueeze(1).expand_as(n), n).flatten(2) * mask.unsqueeze(-1)
         n = n.flatten(2) * mask.unsqueeze(-1)  # zero for those not hit
-        there, back = alpha[rows].gather(-1, which), beta[rows].gather(-1, which)
-        toward = drift[rows].gather(-1, which)
-        carried = total[rows].flatten(1)
+        there, back = (_positive(distance[rows].gather(-1, which)) for distance in (alpha, beta))
+        carried, time = total[rows].flatten(1), h[rows].unsqueeze(-1)
         if bool(toward.any()):
-            bent = toward / ((domain.dim - 1) / 2 * h[rows])
-            local_time = _local_time(there + back, toward, h[rows], generator)
+            bent = toward / ((domain.dim - 1) / 2 * time)
+            local_time = _local_time(there + back, toward, time, generator)
             carried = carried * torch.exp(-(bent * local_time * mask).sum(-1, keepdim=True))
         if width > 1:
-            found = _after_events(n, across, mask, there, back, h[rows], step[rows].flatten(1), carried, generator)
+            found = _after_events(n, across, mask, there, back, time, step[rows].flatten(1), carried, generator)
         else:
             moved = step[rows].flatten(1) + carried
             found = moved - n[:, 0] * ((across[:, 0] * moved).sum(-1, keepdim=True) + there)
         out[rows] = found.reshape(-1, *domain.event_shape)
     return out
+
+
+def _touched(
+    domain: Domain, a: Tensor, h: Tensor, alpha: Tensor, beta: Tensor, generator: Generator | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and walls of all touches, in the order of the rows, and how far those distances drift in the step."""
+    row, wall = (alpha * beta < _NEVER * h.unsqueeze(-1)).nonzero(as_tuple=True)
+    there, back, time = _positive(alpha[row, wall]), _positive(beta[row, wall]), h[row]
+    apart = torch.tanh(there * back / time)  # probability of no touch
+    drift = torch.zeros_like(apart)
+    near = torch.bincount(row[apart < _APART], minlength=len(a)).nonzero().squeeze(-1)
+    curvature = domain.curvature(a[near])
+    if bool(curvature.any()):
+        drift = torch.zeros_like(alpha).index_put((near,), curvature)[row, wall] * ((domain.dim - 1) / 2 * time)
+        apart = apart / (apart + (1 - apart) * (1 + _tilt(there + back, drift, time)).clamp(min=0))
+    touched = torch.rand(row.shape, generator=generator, dtype=apart.dtype, device=apart.device) > apart
+    return row[touched], wall[touched], drift[touched]
+
+
+def _positive(distance: Tensor) -> Tensor:
+    """Distances that products and quotients of them can be taken of."""
+    return distance.clamp(min=torch.finfo(distance.dtype).tiny ** 0.25)
 
 
 def _after_events(

@@ -10,7 +10,7 @@ import copy
 import types
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -77,10 +77,12 @@ class Fitted:
     Attributes:
         draws: ways to draw samples, by the name of the row; the first is the method's own.
         log_prob: log-density ``[n]`` at points, or None.
+        moved: rows whose samples are those of another row, moved: its name, and the function that moves them.
     """
 
     draws: dict[str, Draw]
     log_prob: Callable[[Tensor], Tensor] | None = None
+    moved: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = field(default_factory=dict)
 
 
 class Method(ABC):
@@ -168,10 +170,6 @@ class Unconstrained(Method):
 
         plain = draw(model, EulerMaruyama, budget.walk)
 
-        def projected(n: int, seed: int) -> tuple[Tensor, int]:
-            y, nfe = plain(n, seed)
-            return task.domain.project(chart.back(y)), nfe
-
         def raw(n: int, seed: int) -> tuple[Tensor, int]:
             y, nfe = plain(n, seed)
             return chart.back(y), nfe
@@ -183,8 +181,9 @@ class Unconstrained(Method):
             y, nfe = draw(model, make, budget.walk)(n, seed)
             return task.domain.project(chart.back(y)), nfe
 
-        draws = {"unconstrained": raw, "unconstrained, projected": projected, "unconstrained, thresholded": thresholded}
-        return Fitted(draws, lambda x: density(model, chart.to(x)) + chart.log_det(x))
+        draws = {"unconstrained": raw, "unconstrained, thresholded": thresholded}
+        moved = {"unconstrained, projected": ("unconstrained", task.domain.project)}
+        return Fitted(draws, lambda x: density(model, chart.to(x)) + chart.log_det(x), moved)
 
 
 class Thresholded:

@@ -128,6 +128,12 @@ def cell(name: str, method: Method, budget: Budget, seed: int, points: int) -> d
             x, nfe = draw(len(held_back), seed)
             spent = time.process_time() - start
             found["rows"][label] = yardstick.of(x.float()) | {"nfe": nfe, "sampling_seconds": spent}
+            for other, (of, move) in fitted.moved.items():
+                if of == label:
+                    start = time.process_time()
+                    y = move(x)
+                    more = spent + time.process_time() - start
+                    found["rows"][other] = yardstick.of(y.float()) | {"nfe": nfe, "sampling_seconds": more}
         if fitted.log_prob is not None:
             found |= yardstick.of_density(fitted.log_prob(yardstick.few))
     except (ValueError, RuntimeError) as error:  # a baseline that diverges is a result
