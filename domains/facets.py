@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from .checks import SolverError
-from .lists import Lists, OnDevice
+from .lists import Lists, OnDevice, dot
 
 __all__ = ["CAP", "Facets"]
 
@@ -122,7 +122,7 @@ class Facets(OnDevice, ABC):
                 hit, wall = self.hit(p[some], d[some], index[some], step[some], tolerance)
                 met[rows[some]] |= hit < torch.inf
                 n = self.normal_of(wall)
-                after = d[some] - 2 * (d[some] * n).sum(-1, keepdim=True) * n
+                after = d[some] - 2 * dot(d[some], n).unsqueeze(-1) * n
                 turned = turned.index_put((some,), torch.where((hit < torch.inf).unsqueeze(-1), after, d[some]))
                 step = step.index_put((some,), torch.minimum(step[some], hit))
             p, d, left = p + step.unsqueeze(-1) * d, turned, left - step

@@ -1,4 +1,4 @@
-"""Lists of different lengths in one tensor, looked up in batches.
+"""Lists of different lengths in one tensor, looked up in batches, and products of short vectors.
 
 May use: numpy, torch.
 """
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["PAIRS", "Floats", "Ints", "Lists", "OnDevice", "first_least"]
+__all__ = ["PAIRS", "Floats", "Ints", "Lists", "OnDevice", "dot", "first_least"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -49,9 +49,9 @@ class Lists(OnDevice):
         first = self.starts[which]
         counts = self.starts[which + 1] - first
         rows = torch.repeat_interleave(torch.arange(len(which), device=which.device), counts)
-        before = torch.cumsum(counts, 0) - counts
-        offset = torch.arange(len(rows), device=which.device) - before[rows]
-        return rows, self.items[first[rows] + offset]
+        shift = first + counts - torch.cumsum(counts, 0)  # from a pair's number to its item's
+        number = torch.arange(len(rows), device=which.device) + shift.index_select(0, rows)
+        return rows, self.items.index_select(0, number)
 
     def parts(self, which: Tensor) -> list[Tensor]:
         """Row numbers of ``which``, in parts that have few pairs each."""
@@ -70,10 +70,18 @@ class Lists(OnDevice):
         return Lists(torch.from_numpy(starts), torch.from_numpy(items[order].copy()))
 
 
+def dot(u: Tensor, v: Tensor) -> Tensor:
+    """Inner products ``[*batch]`` of vectors of two or three numbers: sums over an axis so short are slow."""
+    total = u[..., 0] * v[..., 0]
+    for i in range(1, u.shape[-1]):
+        total = torch.addcmul(total, u[..., i], v[..., i])
+    return total
+
+
 def first_least(values: Tensor, rows: Tensor, count: int) -> Tensor:
     """The number ``[count]`` of the first pair that has the least value of its row; rows without pairs get none."""
     least = torch.full((count,), torch.inf, dtype=values.dtype, device=values.device)
     least = least.scatter_reduce(0, rows, values, "amin")
     number = torch.arange(len(values), device=values.device)
-    chosen = torch.where(values == least[rows], number, len(values))
+    chosen = torch.where(values == least.index_select(0, rows), number, len(values))
     return torch.full((count,), len(values), device=values.device).scatter_reduce(0, rows, chosen, "amin")

@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from . import region_mesh, region_outline, region_spectrum, series
 from .base import Domain, batch_shape
 from .checks import DomainError, without_derivative
+from .lists import dot
 from .region_arcs import Arcs
 from .region_segments import Segments
 
@@ -167,16 +168,16 @@ class Region(Domain):
         flat, segments = self._flat(x)
         edge = segments.nearest(flat.detach())
         away, along = flat - segments.start[edge], segments.along[edge]
-        share, normal = (away * along).sum(-1), segments.normal_of(edge)
+        share, normal = dot(away, along), segments.normal_of(edge)
         length = segments.length[edge]
-        distance = (away * normal).sum(-1)
+        distance = dot(away, normal)
         at_corner = ((share < 0) | (share > length)).nonzero().squeeze(-1)
         if len(at_corner):
             first = edge[at_corner]
             corner = torch.where(share[at_corner] < 0, first, segments.following[first])
             off = flat[at_corner] - segments.start[corner]
             gap = off.norm(dim=-1)
-            inward = (off * segments.inward[corner]).sum(-1)
+            inward = dot(off, segments.inward[corner])
             signed = torch.where(inward < 0, -gap, gap)
             distance = distance.index_put((at_corner,), signed)
             normal = normal.index_put((at_corner,), off / signed.unsqueeze(-1))
@@ -190,7 +191,7 @@ class Region(Domain):
         self._check(x=x)
         flat, segments = self._flat(x.detach())
         edge = segments.nearest(flat)
-        share = ((flat - segments.start[edge]) * segments.along[edge]).sum(-1)
+        share = dot(flat - segments.start[edge], segments.along[edge])
         share = share.clamp(min=0).minimum(segments.length[edge])
         most = _MOST_BENT / self.inradius
         arcs: Arcs = self._on("_arcs", x.device)
@@ -379,7 +380,7 @@ class Region(Domain):
         """The point of the outline nearest to points outside ``[n, 2]``, and a direction that leads inside from it."""
         segments: Segments = self._on("_segments", flat.device)
         edge = segments.nearest(flat)
-        share = ((flat - segments.start[edge]) * segments.along[edge]).sum(-1)
+        share = dot(flat - segments.start[edge], segments.along[edge])
         length, after = segments.length[edge], segments.following[edge]
         foot = segments.start[edge] + share.clamp(min=0).minimum(length).unsqueeze(-1) * segments.along[edge]
         foot = torch.where((share >= length).unsqueeze(-1), segments.start[after], foot)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .facets import Facets
-from .lists import PAIRS, Floats, Lists, first_least
+from .lists import PAIRS, Floats, Lists, dot, first_least
 
 __all__ = ["Segments", "inside_rings"]
 
@@ -163,13 +163,13 @@ class Segments(Facets):
         Edges are met from inside, or from both sides.
         """
         pair, item = self.reach.of(index)
-        n, along = self.normal_of(item), self.along[item]
-        away, way = p[pair] - self.start[item], d[pair]
-        height, speed = (away * n).sum(-1), -(way * n).sum(-1)
+        n, along = self.normal_of(item), self.along.index_select(0, item)
+        away, way = p.index_select(0, pair) - self.start.index_select(0, item), d.index_select(0, pair)
+        height, speed = dot(away, n), -dot(way, n)
         if both:
             height, speed = height * speed.sign(), speed.abs()
         t = height.clamp(min=0) / torch.where(speed > 0, speed, 1.0)
-        share = (away * along).sum(-1) + t * (way * along).sum(-1)
+        share = dot(away, along) + t * dot(way, along)
         met = (speed > 0) & (height >= -tolerance) & (share >= -tolerance) & (share <= self.length[item] + tolerance)
         t = torch.where(met & (t <= step[pair]), t, torch.inf)
         first = first_least(t, pair, len(p))
@@ -178,10 +178,10 @@ class Segments(Facets):
     def _gap(self, x: Tensor, edge: Tensor) -> Tensor:
         """Squared distance ``[*batch]`` of points ``[*batch, 2]`` from edges."""
         away = x - self.start[edge]
-        share = (away * self.along[edge]).sum(-1)
-        share = torch.minimum(share.clamp(min=0), self.length[edge])
-        gap: Tensor = (away - share.unsqueeze(-1) * self.along[edge]).square().sum(-1)
-        return gap
+        along = self.along[edge]
+        share = torch.minimum(dot(away, along).clamp(min=0), self.length[edge])
+        off = away - share.unsqueeze(-1) * along
+        return dot(off, off)
 
     def _crossings(self, x: Tensor) -> Tensor:
         """Even-odd rule along a ray to the right, for points ``[n, 2]`` of the square."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .facets import Facets
-from .lists import PAIRS, Floats, Ints, Lists, first_least
+from .lists import PAIRS, Floats, Ints, Lists, dot, first_least
 
 __all__ = ["Triangles", "boxed"]
 
@@ -149,8 +149,8 @@ class Triangles(Facets):
         step = corners[rows, end] - corners[rows, begin]
         foot = corners[rows, begin] + share.unsqueeze(-1) * step
         what = torch.where(share <= 0, 4 + begin, torch.where(share >= 1, 4 + end, 1 + begin))
-        height = (away[:, 0] * self.normal[facet]).sum(-1, keepdim=True)
-        over = ((away * self.sides[facet]).sum(-1) >= 0).all(-1)
+        height = dot(away[:, 0], self.normal[facet]).unsqueeze(-1)
+        over = (dot(away, self.sides[facet]) >= 0).all(-1)
         foot = torch.where(over.unsqueeze(-1), x - height * self.normal[facet], foot)
         return foot, torch.where(over, 0, what)
 
@@ -159,15 +159,15 @@ class Triangles(Facets):
     ) -> tuple[Tensor, Tensor]:
         """Way ``[n]`` to the first triangle that is met within ``step``, or infinity; and its number."""
         pair, item = self.reach.of(index)
-        height = ((p[pair] - self.corners[item, 0]) * self.normal[item]).sum(-1)
-        speed = -(d[pair] * self.normal[item]).sum(-1)
+        normal = self.normal[item]
+        height, speed = dot(p[pair] - self.corners[item, 0], normal), -dot(d[pair], normal)
         if both:
             height, speed = height * speed.sign(), speed.abs()
         t = height.clamp(min=0) / torch.where(speed > 0, speed, 1.0)
         near = ((speed > 0) & (height >= -tolerance) & (t <= step[pair])).nonzero().squeeze(-1)
         pair, item, t = pair[near], item[near], t[near]
         place = p[pair] + t.unsqueeze(-1) * d[pair]
-        depth = ((place.unsqueeze(1) - self.corners[item]) * self.sides[item]).sum(-1).amin(-1)
+        depth = dot(place.unsqueeze(1) - self.corners[item], self.sides[item]).amin(-1)
         t = torch.where(depth >= -tolerance, t, torch.inf)
         if not len(t):
             return torch.full_like(step, torch.inf), torch.zeros_like(index)
@@ -182,14 +182,15 @@ class Triangles(Facets):
         corners = self.corners[facet]
         away = x.unsqueeze(1) - corners
         step = corners[:, _NEXT] - corners
-        share = ((away * step).sum(-1) / step.square().sum(-1)).clamp(0, 1)
-        return corners, away, share, (away - share.unsqueeze(-1) * step).square().sum(-1)
+        share = (dot(away, step) / dot(step, step)).clamp(0, 1)
+        off = away - share.unsqueeze(-1) * step
+        return corners, away, share, dot(off, off)
 
     def _gap(self, x: Tensor, facet: Tensor) -> Tensor:
         """Squared distance ``[n]`` of points ``[n, 3]`` from triangles ``[n]``."""
         _, away, _, gap = self._to_sides(x, facet)
-        over = ((away * self.sides[facet]).sum(-1) >= 0).all(-1)
-        return torch.where(over, (away[:, 0] * self.normal[facet]).sum(-1).square(), gap.amin(-1))
+        over = (dot(away, self.sides[facet]) >= 0).all(-1)
+        return torch.where(over, dot(away[:, 0], self.normal[facet]).square(), gap.amin(-1))
 
     def _down(self, x: Tensor) -> Tensor:
         """The nearest triangle ``[n]``, down the tree: boxes further away than what is known are left out."""
@@ -202,11 +203,12 @@ class Triangles(Facets):
             pair = pair.repeat_interleave(children)
             node = (node.unsqueeze(-1) * children + torch.arange(children, device=x.device)).flatten()
             p, (low, high) = x[pair], boxes[node].unbind(1)
-            gap = torch.maximum(torch.maximum(low - p, p - high), torch.zeros_like(p)).square().sum(-1)
+            off = torch.maximum(torch.maximum(low - p, p - high), torch.zeros_like(p))
+            gap = dot(off, off)
             near = (gap < least[pair]).nonzero().squeeze(-1)
             pair, node = pair[near], node[near]
         pair, item = pair.repeat_interleave(_LEAF), self.order[node].flatten()
-        plane = ((x[pair] - self.corners[item, 0]) * self.normal[item]).sum(-1).square()
+        plane = dot(x[pair] - self.corners[item, 0], self.normal[item]).square()
         near = (plane < least[pair]).nonzero().squeeze(-1)
         pair, item = pair[near], item[near]
         for rows in torch.arange(len(pair), device=x.device).split(PAIRS):
