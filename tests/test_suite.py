@@ -110,6 +110,10 @@ def test_cells_are_kept_resumed_and_written_up(suite, tmp_path, capsys, monkeypa
     rows = json.loads(cells["dirichlet-reflected-0.json"])["rows"]
     assert list(rows) == ["reflected", "reflected, corrector", "reflected, ODE"]
     assert all(row["outside"] == 0 and row["swd"] > 0 and row["nfe"] > 0 for row in rows.values())
+    raw, projected, _ = json.loads(cells["dirichlet-unconstrained-0.json"])["rows"].values()
+    assert raw["outside"] > projected["outside"] == 0
+    assert raw["nfe"] == projected["nfe"]
+    assert raw["sampling_seconds"] <= projected["sampling_seconds"]
     page = (tmp_path / "README.md").read_text()
     assert "| unconstrained, thresholded |" in page
     assert "## Dirichlet(1, 0.1, 5)" in page
@@ -117,6 +121,17 @@ def test_cells_are_kept_resumed_and_written_up(suite, tmp_path, capsys, monkeypa
     monkeypatch.setattr(suite.run, "cell", lambda *_: pytest.fail("made again"))
     suite.run.main(arguments)
     assert {path.name: path.read_bytes() for path in (tmp_path / "cells").glob("*.json")} == cells
+
+
+def test_no_likelihood_of_data_on_the_walls(suite):
+    task = suite.tasks.task("digits")
+    distances, _ = task.domain.boundary(task.data(0)[0])
+    assert not task.has_density
+    assert float((distances <= 0).double().mean()) > 0.01
+    assert suite.tasks.task("ring").has_density
+    found = suite.run.cell("digits", suite.methods.METHODS["unconstrained"], suite.run.QUICK, 0, 400)
+    assert found["rows"]
+    assert "log_likelihood" not in found
 
 
 def test_cells_of_an_earlier_version_are_marked_and_made_again_when_asked(suite, tmp_path, monkeypatch):

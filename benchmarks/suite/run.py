@@ -134,7 +134,7 @@ def cell(name: str, method: Method, budget: Budget, seed: int, points: int) -> d
                     y = move(x)
                     more = spent + time.process_time() - start
                     found["rows"][other] = yardstick.of(y.float()) | {"nfe": nfe, "sampling_seconds": more}
-        if fitted.log_prob is not None:
+        if fitted.log_prob is not None and setting.has_density:
             found |= yardstick.of_density(fitted.log_prob(yardstick.few))
     except (ValueError, RuntimeError) as error:  # a baseline that diverges is a result
         traceback.print_exc()

@@ -36,6 +36,8 @@ class Task:
         draw: ``draw(n, generator)`` gives points ``[n, *event_shape]``; of real data a random part of what there is.
         log_prob: the law's log-density ``[n]`` at points, or None where it is not known.
         size: how many points there are to train on, and again to compare with.
+        has_density: whether the law has one; not if a share of the points lies on the walls, where a likelihood
+            can be as high as a model is sharp.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Task:
     draw: Callable[[int, Generator], Tensor]
     log_prob: Callable[[Tensor], Tensor] | None = None
     size: int = POINTS
+    has_density: bool = True
 
     def data(self, seed: int) -> tuple[Tensor, Tensor]:
         """Points to train on and points held back, ``[size, *event_shape]`` each, float32."""
@@ -202,24 +205,24 @@ def polytope() -> Task:
     return Task("polytope in 10 dimensions", domain, law.draw, law.log_prob)
 
 
-def from_data(name: str, domain: Domain, points: Tensor) -> Task:
+def from_data(name: str, domain: Domain, points: Tensor, has_density: bool = True) -> Task:
     def draw(n: int, generator: Generator) -> Tensor:
         return points[torch.randperm(len(points), generator=generator)[:n]]
 
-    return Task(name, domain, draw, None, len(points) // 2)
+    return Task(name, domain, draw, None, len(points) // 2, has_density)
 
 
 def budgets() -> Task:
     from real_data import budget_shares
 
     shares, names = budget_shares()
-    return from_data("household budgets", Simplex(len(names)), torch.from_numpy(shares))
+    return from_data("household budgets", Simplex(len(names)), torch.from_numpy(shares), has_density=False)
 
 
 def digits() -> Task:
     from real_data import digits
 
-    return from_data("digits", Hypercube(64), torch.from_numpy(digits()).flatten(1))
+    return from_data("digits", Hypercube(64), torch.from_numpy(digits()).flatten(1), has_density=False)
 
 
 def fires() -> Task:
