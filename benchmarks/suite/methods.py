@@ -36,6 +36,7 @@ from constrained_diffusion import (
 from constrained_diffusion.flows import flow_over
 
 _STEP, _FEWEST, _MOST = 0.1, 16, 512  # of a Metropolis chain: in inradii, and their numbers
+_MOST_PATHS = 20  # dimensions in which paths are simulated though there is a kernel
 _MOST_METRIC = 9  # dimensions in which the barrier's metric is inverted at each point and step
 
 __all__ = ["BASELINE", "METHODS", "REFERENCE", "Budget", "Fitted", "Method", "simulated"]
@@ -132,7 +133,11 @@ class Paths(Method):
     name = "reflected, path targets"
 
     def refuses(self, task: Task) -> str | None:
-        return None if task.domain.has_exact_kernel else "has no other targets: see the row above"
+        if not task.domain.has_exact_kernel:
+            return "has no other targets: see the row above"
+        if task.domain.dim > _MOST_PATHS:
+            return f"beyond {_MOST_PATHS} dimensions training takes over forty times the baseline's time: see pace.md"
+        return None
 
     def fit(self, task: Task, train: Tensor, budget: Budget, seed: int) -> Fitted:
         model = ReflectedDiffusion(simulated(task.domain), seed=seed, **budget.options).fit(train, progress=False)
