@@ -136,7 +136,7 @@ class Paths(Method):
         if not task.domain.has_exact_kernel:
             return "has no other targets: see the row above"
         if task.domain.dim > _MOST_PATHS:
-            return f"beyond {_MOST_PATHS} dimensions training takes over forty times the baseline's time: see pace.md"
+            return f"beyond {_MOST_PATHS} dimensions training takes over forty times the baseline's time"
         return None
 
     def fit(self, task: Task, train: Tensor, budget: Budget, seed: int) -> Fitted:

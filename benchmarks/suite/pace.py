@@ -19,14 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 from charts import FlatChart, Standardised
-from methods import Budget, simulated
+from methods import METHODS, Budget, simulated
 from run import QUICK, machine
 from tasks import NAMES, Task, task
 
 from constrained_diffusion import Euclidean, ReflectedDiffusion
 from constrained_diffusion.checkpoints import write_atomic
 
-BASE = "unconstrained"
+BASE, PATHS = "unconstrained", "reflected, path targets"
 
 
 def models(setting: Task, budget: Budget) -> dict[str, Callable[[int], Any]]:
@@ -35,8 +35,8 @@ def models(setting: Task, budget: Budget) -> dict[str, Callable[[int], Any]]:
     chart = Standardised(FlatChart(setting.domain), train)
     flat = chart.to(train).float()
     fits = {BASE: (Euclidean(flat.shape[1]), flat), "reflected": (setting.domain, train)}
-    if setting.domain.has_exact_kernel:
-        fits["reflected, path targets"] = simulated(setting.domain), train
+    if METHODS[PATHS].refuses(setting) is None:
+        fits[PATHS] = simulated(setting.domain), train
     made = {name: (ReflectedDiffusion(place, **budget.options), x) for name, (place, x) in fits.items()}
     return {
         name: lambda steps, model=model, x=x: model.partial_fit(x, steps=steps, progress=False)
@@ -73,7 +73,7 @@ def table(result: dict[str, Any]) -> str:
     ]
     for row in result["tasks"].values():
         own = row["reflected"]
-        exact, paths = (own, row.get("reflected, path targets")) if row["kernel"] else (None, own)
+        exact, paths = (own, row.get(PATHS)) if row["kernel"] else (None, own)
         cells = ["" if v is None else f"{v[1]:.2f} ({v[0]:.2f} - {v[2]:.2f})" for v in (exact, paths)]
         lines.append(f"| {row['title']} | {cells[0]} | {cells[1]} | {row['milliseconds a step'][1]:.2f} |")
     return "\n".join([*lines, ""])
