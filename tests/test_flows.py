@@ -153,7 +153,7 @@ def test_mean_velocity_of_noise_is_minus_sigma_times_the_score(domain):
 def test_a_flow_where_no_lines_are_straight():
     domain = OwnAnnulus()
     x = corners(domain, 2000, seeded())
-    model = ReflectedDiffusion(domain, process="flow", width=64, depth=2, steps=150, batch_size=256)
+    model = ReflectedDiffusion(domain, process="flow", width=64, depth=2, steps=2000, batch_size=256)
     samples = model.fit(x[:1000], progress=False).sample(500, steps=20)
     assert isinstance(model.sde_, DiffusionFlow)
     assert violation(domain, samples) == 0
