@@ -11,7 +11,8 @@ import torch
 from torch import Generator, Tensor
 
 from .checks import SolverError
-from .lists import Lists, OnDevice, dot
+from .lists import Lists, OnDevice
+from .short_vectors import dot
 
 __all__ = ["CAP", "Facets"]
 

@@ -1,4 +1,4 @@
-"""Lists of different lengths in one tensor, looked up in batches, and products of short vectors.
+"""Lists of different lengths in one tensor, looked up in batches.
 
 May use: numpy, torch.
 """
@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["PAIRS", "Floats", "Ints", "Lists", "OnDevice", "dot", "first_least"]
+__all__ = ["PAIRS", "Floats", "Ints", "Lists", "OnDevice", "first_least"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -68,14 +68,6 @@ class Lists(OnDevice):
         order = np.argsort(keys, kind="stable")
         starts = np.searchsorted(keys[order], np.arange(count + 1))
         return Lists(torch.from_numpy(starts), torch.from_numpy(items[order].copy()))
-
-
-def dot(u: Tensor, v: Tensor) -> Tensor:
-    """Inner products ``[*batch]`` of vectors of two or three numbers: sums over an axis so short are slow."""
-    total = u[..., 0] * v[..., 0]
-    for i in range(1, u.shape[-1]):
-        total = torch.addcmul(total, u[..., i], v[..., i])
-    return total
 
 
 def first_least(values: Tensor, rows: Tensor, count: int) -> Tensor:

@@ -14,9 +14,9 @@ from torch import Generator, Tensor
 from . import region_mesh, region_outline, region_spectrum, series
 from .base import Domain, batch_shape
 from .checks import DomainError, without_derivative
-from .lists import dot
 from .region_arcs import Arcs
 from .region_segments import Segments
+from .short_vectors import dot
 
 if TYPE_CHECKING:
     import networkx

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from .facets import Facets
-from .lists import PAIRS, Floats, Lists, dot, first_least
+from .lists import PAIRS, Floats, Lists, first_least
+from .short_vectors import dot
 
 __all__ = ["Segments", "inside_rings"]
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from .facets import Facets
-from .lists import PAIRS, Floats, Ints, Lists, dot, first_least
+from .lists import PAIRS, Floats, Ints, Lists, first_least
+from .short_vectors import dot
 
 __all__ = ["Triangles", "boxed"]
 

@@ -75,11 +75,8 @@ def backward_step(
         if not len(rows):
             continue
         at = (chosen.cumsum(0)[row[these]] - 1, place[these])
-
-        def table(values: Tensor, at: tuple[Tensor, Tensor] = at, size: tuple[int, int] = (len(rows), width)) -> Tensor:
-            return values.new_zeros(size).index_put(at, values)
-
-        which, toward, mask = table(wall[these]), table(drift[these]), table(torch.ones_like(drift[these]))
+        touches = (wall[these], drift[these], torch.ones_like(drift[these]))
+        which, toward, mask = (v.new_zeros(len(rows), width).index_put(at, v) for v in touches)
         n = normals[rows.unsqueeze(-1), which]
         across = domain.covector(a[rows].unsqueeze(1).expand_as(n), n).flatten(2) * mask.unsqueeze(-1)
         n = n.flatten(2) * mask.unsqueeze(-1)  # zero for those not hit
@@ -107,7 +104,7 @@ def _touched(
     apart = torch.tanh(there * back / time)  # probability of no touch
     drift = torch.zeros_like(apart)
     near = torch.bincount(row[apart < _APART], minlength=len(a)).nonzero().squeeze(-1)
-    curvature = domain.curvature(a[near])
+    curvature = domain.curvature(a[near]) if len(near) else alpha[:0]
     if bool(curvature.any()):
         drift = torch.zeros_like(alpha).index_put((near,), curvature)[row, wall] * ((domain.dim - 1) / 2 * time)
         apart = apart / (apart + (1 - apart) * (1 + _tilt(there + back, drift, time)).clamp(min=0))

@@ -18,6 +18,7 @@ import platform
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,7 @@ from typing import Any
 
 import torch
 from measures import Yardstick
-from methods import METHODS, Budget, Method
+from methods import METHODS, Budget, Fitted, Method
 from page import write
 from tasks import NAMES, Task, task
 from tqdm import tqdm
@@ -123,23 +124,27 @@ def cell(name: str, method: Method, budget: Budget, seed: int, points: int) -> d
         start = time.process_time()
         fitted = method.fit(setting, train, budget, seed)
         found["training_seconds"] = time.process_time() - start
-        for label, draw in fitted.draws.items():
-            start = time.process_time()
-            x, nfe = draw(len(held_back), seed)
-            spent = time.process_time() - start
+        for label, x, nfe, spent in samples(fitted, len(held_back), seed):
             found["rows"][label] = yardstick.of(x.float()) | {"nfe": nfe, "sampling_seconds": spent}
-            for other, (of, move) in fitted.moved.items():
-                if of == label:
-                    start = time.process_time()
-                    y = move(x)
-                    more = spent + time.process_time() - start
-                    found["rows"][other] = yardstick.of(y.float()) | {"nfe": nfe, "sampling_seconds": more}
         if fitted.log_prob is not None and setting.has_density:
             found |= yardstick.of_density(fitted.log_prob(yardstick.few))
     except (ValueError, RuntimeError) as error:  # a baseline that diverges is a result
         traceback.print_exc()
         found["failed"] = f"{type(error).__name__}: {error}".splitlines()[0]
     return found
+
+
+def samples(fitted: Fitted, n: int, seed: int) -> Iterator[tuple[str, torch.Tensor, int, float]]:
+    """Of every row its name, points ``[n, *event_shape]``, network evaluations and seconds."""
+    for label, draw in fitted.draws.items():
+        start = time.process_time()
+        x, nfe = draw(n, seed)
+        drawn = time.process_time()
+        yield label, x, nfe, drawn - start
+        for other in (name for name, (of, _) in fitted.moved.items() if of == label):
+            begin = time.process_time()
+            y = fitted.moved[other][1](x)
+            yield other, y, nfe, drawn - start + time.process_time() - begin
 
 
 _yardsticks: dict[tuple[str, int, int], Yardstick] = {}

@@ -11,6 +11,7 @@ from constrained_diffusion import Ball, Domain, Hypercube, Polytope, Simplex
 from constrained_diffusion.domains import paths
 from tests import references as ref
 from tests import references_polytope as poly
+from tests.own_domains import OwnAnnulus
 
 F32, F64 = torch.float32, torch.float64
 TEN = Simplex(10, "euclidean")
@@ -450,3 +451,18 @@ def test_the_estimated_curvature_is_that_of_the_wall():
     torch.testing.assert_close(PlainDisc().curvature(x), Ball(2).curvature(x), atol=0.02, rtol=0)
     along = torch.tensor([[0.02, 0.4], [0.97, 0.5], [0.4, 0.99]], dtype=F64)
     torch.testing.assert_close(PlainBox().curvature(along), torch.zeros(3, 1, dtype=F64), atol=1e-6, rtol=0)
+
+
+class PickyAnnulus(OwnAnnulus):
+    """Its curvature is of one point or more."""
+
+    def curvature(self, x):
+        assert x.norm(dim=-1).amin() >= self.hole  # of no points: an error
+        return super().curvature(x)
+
+
+def test_curvature_is_asked_of_points_alone():
+    x = torch.tensor([[0.7, 0.0]])
+    end, target = paths.simulate(PickyAnnulus(), x, torch.tensor([1e-3]), generator=seeded())
+    assert bool(target.isfinite().all())
+    assert float((end - x).norm()) < 0.01
