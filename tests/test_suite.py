@@ -184,6 +184,41 @@ def test_the_best_row_and_those_that_tie_with_it(suite):
     assert suite.page.written(measure, [1.0, 1.2, 3.0]) == "1.20 (1.00 .. 3.00)"
 
 
+def test_who_leads_and_where_this_library_is(suite):
+    distance, likelihood = suite.page.MEASURES[0], suite.page.MEASURES[5]
+    own = {"reflected", "reflected, ODE"}
+
+    def leader(measure, **values):
+        rows = {name.replace("_", ", "): {measure.title: found} for name, found in values.items()}
+        return suite.page.leader(measure, rows, own)
+
+    theirs, ours = {"unconstrained": [1.0, 1.2, 1.3]}, {"reflected": [1.5], "reflected_ODE": [1.4]}
+    assert leader(distance, **theirs, **ours) == "unconstrained 1.20; reflected, ODE 1.40"
+    assert leader(distance, **theirs, reflected=[1.25, 1.5]) == "**unconstrained 1.20; reflected 1.38**"
+    assert leader(distance, **theirs, reflected=[0.5]) == "**reflected 0.50**"
+    assert leader(distance, **theirs) == "unconstrained 1.20"
+    assert leader(distance) == ""
+    assert leader(likelihood, unconstrained=[1.0], reflected=[2.0]) == "**reflected 2.00**"
+    reference = {suite.methods.REFERENCE: {distance.title: [0.1]}}
+    assert suite.page.leader(distance, reference, own) == ""
+
+
+def test_remarks_stand_under_their_tables(suite, tmp_path):
+    (tmp_path / "cells").mkdir()
+    cell = json.loads((FOLDER / "results" / "cells" / "ring-reflected-0.json").read_text())
+    cell["rows"] = {"reflected": cell["rows"]["reflected"]}
+    (tmp_path / "cells" / "ring-reflected-0.json").write_text(json.dumps(cell))
+    (tmp_path / "remarks.md").write_text(
+        "# Remarks\n\n## all\n\nOf all.\n\n## ring\n\nOf the ring.\n\n## cube\n\nNo.\n"
+    )
+    suite.page.write(tmp_path)
+    page = (tmp_path / "README.md").read_text()
+    ends = [page.index(text) for text in ("## Who leads", "Of all.", "## ring in the disc", "Of the ring.")]
+    assert ends == sorted(ends)
+    assert "No." not in page
+    assert f"| ring in the disc | **reflected {cell['rows']['reflected']['swd']:.2f}** |" in page
+
+
 @pytest.mark.parametrize("program", ["micro", "scaling"])
 def test_parts_and_scaling_run(suite, program, tmp_path, capsys):
     getattr(suite, program).main(["--quick", "--out", str(tmp_path)])

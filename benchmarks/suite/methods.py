@@ -87,9 +87,15 @@ class Fitted:
 
 
 class Method(ABC):
-    """A way to model data in a domain."""
+    """A way to model data in a domain.
+
+    Attributes:
+        name: of its first row; the others start with it.
+        own: whether it is this library's.
+    """
 
     name: str
+    own = False
 
     def refuses(self, task: Task) -> str | None:
         """Why it cannot be used on a task, or None."""
@@ -116,6 +122,7 @@ class Reflected(Method):
     """This library's default: the kernel's score where there is a kernel, else simulated paths."""
 
     name = "reflected"
+    own = True
 
     def fit(self, task: Task, train: Tensor, budget: Budget, seed: int) -> Fitted:
         model = ReflectedDiffusion(task.domain, seed=seed, **budget.options).fit(train, progress=False)
@@ -131,6 +138,7 @@ class Paths(Method):
     """The same, trained on targets of simulated paths although there is a kernel."""
 
     name = "reflected, path targets"
+    own = True
 
     def refuses(self, task: Task) -> str | None:
         if not task.domain.has_exact_kernel:

@@ -116,6 +116,7 @@ def write(out: Path) -> None:
     cells, summary = gather(out)
     if not cells:
         return
+    said = remarks(out / "remarks.md")
     page = [
         "# Side by side",
         "",
@@ -134,10 +135,13 @@ def write(out: Path) -> None:
         "",
         "![results](results.png)",
         "",
+        *leaders(summary),
+        "",
+        *([said["all"], ""] if "all" in said else []),
     ]
     for name in NAMES:
         if summary.values.get(name) or summary.reasons.get(name):
-            page += [*section(name, summary), ""]
+            page += [*section(name, summary), "", *([said[name], ""] if name in said else [])]
     write_atomic(out / "README.md", "\n".join(page).encode())
     if summary.values:
         save_figure(picture(summary), out / "results.png")
@@ -157,6 +161,55 @@ def facts(cells: list[Cell]) -> str:
         f"networks of width {budget['width']} and depth {budget['depth']}, {budget['steps']} steps of "
         f"{budget['batch_size']} points, {budget['walk']} steps of the samplers, {cells[0]['points']} samples"
     )
+
+
+def remarks(path: Path) -> dict[str, str]:
+    """What people have to say about the figures: the text under each heading, a task's name or ``all``."""
+    if not path.exists():
+        return {}
+    parts = (part.partition("\n") for part in path.read_text().split("\n## ")[1:])
+    return {name.strip(): text.strip() for name, _, text in parts}
+
+
+def leaders(summary: Summary) -> list[str]:
+    """A table of who leads on each task by each measure, and where this library's best row is if it does not."""
+    shown = [m for m in MEASURES if m.title in COMPARED and m.title != "log-likelihood"]
+    lines = [
+        "## Who leads",
+        "",
+        "By medians; bold where a row of this library leads or ties, its best row behind where none does.",
+        "",
+        "| | " + " | ".join(m.title for m in shown) + " |",
+        "| --- |" + " --- |" * len(shown),
+    ]
+    own = {row for name, method in METHODS.items() if method.own for row in rows_of(name, summary)}
+    for name in (n for n in NAMES if summary.values.get(n)):
+        rows = summary.values[name]
+        lines.append(f"| {summary.titles[name]} | " + " | ".join(leader(m, rows, own) for m in shown) + " |")
+    return lines
+
+
+def leader(measure: Measure, rows: dict[str, dict[str, list[float]]], own: set[str]) -> str:
+    """The row with the best median and its value."""
+    sign = 1 if measure.least_is_best else -1
+    middle = {
+        row: sign * statistics.median(values[measure.title])
+        for row, values in rows.items()
+        if measure.title in values and row != REFERENCE
+    }
+    if not middle:
+        return ""
+
+    def text(row: str) -> str:
+        return f"{row} {measure.form.format(sign * middle[row])}"
+
+    first = min(middle, key=middle.__getitem__)
+    best_own = min(own & middle.keys(), key=middle.__getitem__, default=None)
+    if best_own is None or first == best_own:
+        return f"**{text(first)}**" if first == best_own else text(first)
+    if best_own in winners(measure, rows):
+        return f"**{text(first)}; {text(best_own)}**"
+    return f"{text(first)}; {text(best_own)}"
 
 
 def section(name: str, summary: Summary) -> list[str]:
