@@ -361,6 +361,7 @@ class Solid(Domain):
     @cached_property
     def _kernel(self) -> solid_spectrum.Kernel:
         most = 2 * solid_spectrum.LEAST_TERM / self.least_sigma**2
+        solid_spectrum.check_terms(self.volume, most)
         return solid_spectrum.Kernel.of(self._cells, self._triangles, self.volume, most)
 
     # ------------------------------------------------------------------ parts

@@ -28,7 +28,7 @@ from .lists import Floats
 from .series import MOST_TERMS, Series, lowest
 from .solid_triangles import Triangles
 
-__all__ = ["Cells", "Kernel"]
+__all__ = ["Cells", "Kernel", "check_terms"]
 
 LEAST_TERM = 12.0  # lambda sigma^2 / 2 of the last term at the least sigma
 _CUT, _TRIED = 6, 2  # parts of a cell along each axis, and points of a part
@@ -76,10 +76,8 @@ class Kernel(Series):
         """For the solid of that volume inside a surface, on a mesh; eigenvalues up to ``most``.
 
         Raises:
-            SolverError: there are too many eigenvalues below ``most``, or the solver did not converge.
+            SolverError: the solver did not converge.
         """
-        if (count := _weyl(volume, most)) > 1.5 * MOST_TERMS:
-            raise SolverError(f"the kernel has some {count} terms, more than {MOST_TERMS}: lower resolution")
         twice = Cells.over(triangles, 2 * float(mesh.width.max()))
         coarse, _ = _eigenpairs(twice, volume, 0.0)
         values, vectors = _eigenpairs(mesh, volume, most)
@@ -263,6 +261,16 @@ def _eigenpairs(mesh: Cells, volume: float, most: float) -> tuple[Floats, Floats
     count = _weyl(volume / unit**3, wished)
     values, vectors = lowest(stiff / unit, mass / unit**3, wished, count)
     return values / unit**2, vectors / unit**1.5
+
+
+def check_terms(volume: float, most: float) -> None:
+    """Refuse a kernel of too many eigenvalues, before a mesh is made for it.
+
+    Raises:
+        SolverError: there are too many below ``most``.
+    """
+    if (count := _weyl(volume, most)) > 1.5 * MOST_TERMS:
+        raise SolverError(f"the kernel has some {count} terms, more than {MOST_TERMS}: lower resolution")
 
 
 def _weyl(volume: float, most: float) -> int:
