@@ -18,7 +18,7 @@ PARSECS = 25
 def main() -> None:
     run = options(__doc__)
     train, held_back = halves(torch.from_numpy(stars_in_ball(PARSECS)))
-    model = ReflectedDiffusion(Ball(3), width=128, steps=run.steps(1000)).fit(train)
+    model = ReflectedDiffusion(Ball(3), width=128, seed=run.seed, steps=run.steps(1000)).fit(train)
     samples = model.sample(5 * len(held_back), steps=run.sampler_steps())
     note = report("stars within 25 pc", model.domain, samples, train, held_back)
     for share in (0.25, 0.5, 0.75, 0.95):

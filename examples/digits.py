@@ -22,7 +22,7 @@ def main() -> None:
         "batch_size": 128,
         "learning_rate": 1e-3,
     }  # 898 images in 64 dimensions
-    model = ReflectedDiffusion(Hypercube((8, 8)), width=384, steps=run.steps(4000), **few).fit(train)
+    model = ReflectedDiffusion(Hypercube((8, 8)), width=384, seed=run.seed, steps=run.steps(4000), **few).fit(train)
     samples = model.sample(3 * len(held_back), steps=run.sampler_steps())
     note = report("digits", model.domain, samples, train, held_back)
     at_rest = [100 * ((x < 1 / 255) | (x > 254 / 255)).double().mean() for x in (held_back, samples)]

@@ -44,7 +44,7 @@ def main() -> None:
     domain, generator = Annulus(), torch.Generator().manual_seed(0)
     print(check_domain(domain, points=1000, paths=2000) if run.quick else check_domain(domain))
     train, held_back = halves(spiral(domain, 24_000, generator))
-    model = ReflectedDiffusion(domain, width=128, steps=run.steps(2500)).fit(train)
+    model = ReflectedDiffusion(domain, width=128, seed=run.seed, steps=run.steps(2500)).fit(train)
     back = EulerMaruyama(model.sde_, model.score_, steps=run.sampler_steps()).sample(
         6000, generator=generator, frames=4
     )

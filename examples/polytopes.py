@@ -50,7 +50,7 @@ def main() -> None:
     for name, domain, data in problems:
         train, held_back = halves(data)
         start = time.monotonic()
-        model = ReflectedDiffusion(domain, width=128, steps=run.steps(6000)).fit(train)
+        model = ReflectedDiffusion(domain, width=128, seed=run.seed, steps=run.steps(6000)).fit(train)
         print(f"{name}: {1000 * (time.monotonic() - start) / model.steps:.1f} ms a training step")
         samples = model.sample(400 if run.quick else len(held_back), steps=run.sampler_steps())
         note = report(name, domain, samples, train, held_back)

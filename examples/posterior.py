@@ -74,7 +74,9 @@ def train(plan: Plan, run: Run) -> tuple[Posterior, Posterior, Generator]:
 
     def fitted(domain: Domain) -> Posterior:
         width = 32 if run.quick else plan.width
-        model = ReflectedDiffusion(domain, width=width, steps=run.steps(plan.steps), condition_dropout=0.0)
+        model = ReflectedDiffusion(
+            domain, width=width, steps=run.steps(plan.steps), condition_dropout=0.0, seed=run.seed
+        )
         return Posterior(model.fit(theta, condition=x))
 
     return fitted(task.prior), fitted(Euclidean(task.prior.dim)), generator

@@ -60,6 +60,7 @@ def main() -> None:
         "steps": run.steps(6000),
         "batch_size": batch,
         "weighting": "fidelity",
+        "seed": run.seed,
     }
     model = ReflectedDiffusion(domain, sigma_min=LEAST, **size_of).fit(train)
     print(f"{1000 * (time.monotonic() - start) / model.steps:.0f} ms a training step")

@@ -22,6 +22,7 @@ class Run:
 
     quick: bool
     out: Path
+    seed: int = 0
     data: Path | None = None
     started: float = field(default_factory=time.monotonic)
 
@@ -41,10 +42,11 @@ def options(description: str, data: str | None = None) -> Run:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a few steps only: shows that the script works")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures (default: out)")
+    parser.add_argument("--seed", type=int, default=0, help="of the model's training and samples (default: 0)")
     if data is not None:
         parser.add_argument("--data", type=Path, help=data)
     given = parser.parse_args()
-    return Run(given.quick, given.out, getattr(given, "data", None))
+    return Run(given.quick, given.out, given.seed, getattr(given, "data", None))
 
 
 def halves(data: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:

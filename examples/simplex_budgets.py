@@ -17,7 +17,7 @@ def main() -> None:
     run = options(__doc__)
     shares, names = budget_shares()
     train, held_back = halves(torch.from_numpy(shares))
-    model = ReflectedDiffusion(Simplex(6), width=128, steps=run.steps(4000)).fit(train)
+    model = ReflectedDiffusion(Simplex(6), width=128, seed=run.seed, steps=run.steps(4000)).fit(train)
     samples = model.sample(5 * len(held_back), steps=run.sampler_steps())
     note = report("household budgets", model.domain, samples, train, held_back)
     for name, part, sample in zip(names, held_back.T, samples.T, strict=True):

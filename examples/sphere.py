@@ -41,7 +41,9 @@ def main() -> None:
 def study(name: str, domain: Domain, stars: Tensor, run: Run) -> tuple[ReflectedDiffusion, Tensor, Tensor]:
     """Train, print how likely held-back stars are, and return the model, all stars, and as many samples."""
     train, held_back = halves(stars)
-    model = ReflectedDiffusion(domain, width=128, steps=run.steps(1200), sigma_min=0.03, dropout=0.2).fit(train)
+    model = ReflectedDiffusion(
+        domain, width=128, steps=run.steps(1200), sigma_min=0.03, dropout=0.2, seed=run.seed
+    ).fit(train)
     samples = model.sample(len(stars), steps=run.sampler_steps())
     judged = held_back[: 40 if run.quick else 1000]
     ours = model.log_prob(judged, rtol=1e-3, atol=1e-3)

@@ -55,7 +55,7 @@ def main() -> None:
         ("petals, triangle", Simplex(3), petals, CORNERS),
     ]:
         train, held_back = halves(draw(20_000, generator))
-        model = ReflectedDiffusion(domain, width=128, steps=run.steps(5000)).fit(train)
+        model = ReflectedDiffusion(domain, width=128, seed=run.seed, steps=run.steps(5000)).fit(train)
         sde = model.sde_
         walk = EulerMaruyama(sde, model.score_, steps=run.sampler_steps(150))
         back = walk.sample(6000, generator=generator, frames=4)

@@ -190,7 +190,7 @@ def test_who_leads_and_where_this_library_is(suite):
 
     def leader(measure, **values):
         rows = {name.replace("_", ", "): {measure.title: found} for name, found in values.items()}
-        return suite.page.leader(measure, rows, own)
+        return suite.page.leader(measure, rows, own, {"mirror map"})
 
     theirs, ours = {"unconstrained": [1.0, 1.2, 1.3]}, {"reflected": [1.5], "reflected_ODE": [1.4]}
     assert leader(distance, **theirs, **ours) == "unconstrained 1.20; reflected, ODE 1.40"
@@ -199,8 +199,10 @@ def test_who_leads_and_where_this_library_is(suite):
     assert leader(distance, **theirs) == "unconstrained 1.20"
     assert leader(distance) == ""
     assert leader(likelihood, unconstrained=[1.0], reflected=[2.0]) == "**reflected 2.00**"
+    assert leader(distance, **theirs, **ours | {"reflected": [1.25, 9.0]}) == "**unconstrained 1.20; reflected 5.12**"
+    assert leader(distance, **{"mirror map": [1.0]}) == "mirror map\\* 1.00"
     reference = {suite.methods.REFERENCE: {distance.title: [0.1]}}
-    assert suite.page.leader(distance, reference, own) == ""
+    assert suite.page.leader(distance, reference, own, set()) == ""
 
 
 def test_remarks_stand_under_their_tables(suite, tmp_path):
@@ -217,6 +219,9 @@ def test_remarks_stand_under_their_tables(suite, tmp_path):
     assert ends == sorted(ends)
     assert "No." not in page
     assert f"| ring in the disc | **reflected {cell['rows']['reflected']['swd']:.2f}** |" in page
+    (tmp_path / "remarks.md").write_text("## rong\n\nOf the ring.\n")
+    with pytest.raises(ValueError, match="a heading is `all` or one of spiral, ring, .*, not rong"):
+        suite.page.write(tmp_path)
 
 
 def test_parts_run(suite, tmp_path, capsys):

@@ -67,7 +67,7 @@ MEASURES = (
 BESIDE = {
     "pace.md": "training times again, in turn in one process; those below are of cells that ran at different times.",
     "micro.md": "what noise, moves, projections and single steps cost.",
-    "scaling.png": "cost and quality against dimension, batch and number of facets.",
+    "scaling.png": "cost and quality against dimension, batch and number of facets; by [scaling.py](../scaling.py).",
 }
 COMPARED = {"SWD / floor", "MMD / floor", "error at faces", "KL", "log-likelihood"}
 
@@ -167,8 +167,11 @@ def remarks(path: Path) -> dict[str, str]:
     """What people have to say about the figures: the text under each heading, a task's name or ``all``."""
     if not path.exists():
         return {}
-    parts = (part.partition("\n") for part in path.read_text().split("\n## ")[1:])
-    return {name.strip(): text.strip() for name, _, text in parts}
+    parts = (part.partition("\n") for part in f"\n{path.read_text()}".split("\n## ")[1:])
+    found = {name.strip(): text.strip() for name, _, text in parts}
+    if unknown := found.keys() - {"all", *NAMES}:
+        raise ValueError(f"{path}: a heading is `all` or one of {', '.join(NAMES)}, not {', '.join(sorted(unknown))}")
+    return found
 
 
 def leaders(summary: Summary) -> list[str]:
@@ -177,7 +180,8 @@ def leaders(summary: Summary) -> list[str]:
     lines = [
         "## Who leads",
         "",
-        "By medians; bold where a row of this library leads or ties, its best row behind where none does.",
+        "By medians; behind a row of others the best of this library's, of which there are up to four and of most",
+        "others one. Bold where one of this library leads, or its range meets the leader's.",
         "",
         "| | " + " | ".join(m.title for m in shown) + " |",
         "| --- |" + " --- |" * len(shown),
@@ -185,12 +189,16 @@ def leaders(summary: Summary) -> list[str]:
     own = {row for name, method in METHODS.items() if method.own for row in rows_of(name, summary)}
     for name in (n for n in NAMES if summary.values.get(n)):
         rows = summary.values[name]
-        lines.append(f"| {summary.titles[name]} | " + " | ".join(leader(m, rows, own) for m in shown) + " |")
+        lines.append(
+            f"| {summary.titles[name]} | "
+            + " | ".join(leader(m, rows, own, summary.earlier[name]) for m in shown)
+            + " |"
+        )
     return lines
 
 
-def leader(measure: Measure, rows: dict[str, dict[str, list[float]]], own: set[str]) -> str:
-    """The row with the best median and its value."""
+def leader(measure: Measure, rows: dict[str, dict[str, list[float]]], own: set[str], earlier: set[str]) -> str:
+    """The row with the best median and its value, and the best own one; those of an earlier library with a star."""
     sign = 1 if measure.least_is_best else -1
     middle = {
         row: sign * statistics.median(values[measure.title])
@@ -201,15 +209,15 @@ def leader(measure: Measure, rows: dict[str, dict[str, list[float]]], own: set[s
         return ""
 
     def text(row: str) -> str:
-        return f"{row} {measure.form.format(sign * middle[row])}"
+        star = "\\*" if row in earlier else ""
+        return f"{row}{star} {measure.form.format(sign * middle[row])}"
 
-    first = min(middle, key=middle.__getitem__)
-    best_own = min(own & middle.keys(), key=middle.__getitem__, default=None)
-    if best_own is None or first == best_own:
-        return f"**{text(first)}**" if first == best_own else text(first)
-    if best_own in winners(measure, rows):
-        return f"**{text(first)}; {text(best_own)}**"
-    return f"{text(first)}; {text(best_own)}"
+    tied = own & winners(measure, rows)
+    shown = [min(middle, key=middle.__getitem__)]
+    if shown[0] not in own:
+        shown += sorted(tied or own & middle.keys(), key=middle.__getitem__)[:1]
+    found = "; ".join(map(text, shown))
+    return f"**{found}**" if tied else found
 
 
 def section(name: str, summary: Summary) -> list[str]:
