@@ -23,7 +23,7 @@ from .atomic import replacing
 
 __all__ = ["load_newest", "load_run", "save_run", "save_step", "write_atomic"]
 
-FORMAT = 1
+FORMAT = 2
 _CONFIG = "config.json"
 _STEP = "step-"
 

@@ -20,8 +20,9 @@ class ScoreModel(nn.Module):
 
     The network answers ``network(x, log_sigma, **condition)`` with x ``[B, *event_shape]`` and log_sigma
     ``[B]``, in numbers of order one. They are multiplied by the root mean square of the denoising target at
-    that noise, made tangent to the domain, and their normal component is let vanish within about sigma of the
-    wall: the true score's does, and the probability-flow ODE stays inside because of it.
+    that noise, made tangent vectors that are white where they are (:meth:`Domain.white`), and their normal component
+    is let vanish within about sigma of the wall: the true score's does, and the probability-flow ODE stays inside
+    because of it.
 
     Args:
         network: any module with that call.
@@ -74,5 +75,5 @@ class ScoreModel(nn.Module):
                 raw = self.network(flat, log_sigma, **rows).to(x.dtype)
         if raw.shape != flat.shape:
             raise ShapeError(f"network returned shape {list(raw.shape)}; expected that of x, {list(flat.shape)}")
-        v = domain.tangent(flat, raw * scale.reshape(-1, *(1,) * len(domain.event_shape)))
+        v = domain.white(flat, raw * scale.reshape(-1, *(1,) * len(domain.event_shape)))
         return domain.damp_normal(flat, v, sigma).reshape(x.shape)

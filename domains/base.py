@@ -228,10 +228,17 @@ class Domain(ABC):
         """
         return v
 
+    def white(self, x: Tensor, z: Tensor) -> Tensor:
+        """Tangent vectors of plain numbers ``z``, both ``[*batch, *event_shape]``; white in :meth:`inner` where z is.
+
+        Noise is this of normal numbers, and scores are this of what a network answers: to it all directions are alike.
+        The default is right for the metric of the coordinates. Linear in ``z``.
+        """
+        return self.tangent(x, z)
+
     def sample_noise(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """A Brownian increment over unit time at ``x``: standard normal in the tangent space and the metric."""
-        z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-        return self.tangent(x, z)
+        return self.white(x, torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device))
 
     def frame(self, x: Tensor) -> Tensor:
         """Tangent vectors ``[dim, *batch, *event_shape]`` at ``x`` that are orthonormal in :meth:`inner`."""

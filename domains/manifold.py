@@ -195,9 +195,9 @@ class Manifold(Domain):
         """The partial derivatives whose gradient is ``v``."""
         return self.space.covector(x, v)
 
-    def sample_noise(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """Standard normal tangent vectors in the metric: in a ball, normal numbers over the conformal factor."""
-        return self.space.white(x, torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device))
+    def white(self, x: Tensor, z: Tensor) -> Tensor:
+        """Made tangent, and in a ball divided by the conformal factor."""
+        return self.space.white(x, z)
 
     def frame(self, x: Tensor) -> Tensor:
         """Orthonormal tangent vectors ``[dim, *batch, *event_shape]``."""

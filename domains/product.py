@@ -185,6 +185,11 @@ class Product(Domain):
         self._check(x=x, v=v)
         return self.join(*self._each(lambda f, p, w: f.covector(p, w), x, v))
 
+    def white(self, x: Tensor, z: Tensor) -> Tensor:
+        """Each factor's own, ``[*batch, D]``."""
+        self._check(x=x, z=z)
+        return self.join(*self._each(lambda f, p, w: f.white(p, w), x, z))
+
     def sample_noise(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
         """A Brownian increment over unit time, independent in each factor, ``[*batch, D]``."""
         return self.join(*self._each(lambda f, p: f.sample_noise(p, generator=generator), x))

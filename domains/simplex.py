@@ -194,12 +194,9 @@ class Simplex(Domain):
         sums = v.cumsum(-1)[..., :-1].flip(-1).cumsum(-1).flip(-1)
         return torch.nn.functional.pad(sums, (0, 1))
 
-    def sample_noise(self, x: Tensor, *, generator: Generator | None = None) -> Tensor:
-        """Unit Brownian increment: white noise in the plane, or in the partial sums."""
-        if not self._cumulative:
-            return super().sample_noise(x, generator=generator)
-        shape = (*x.shape[:-1], self.n - 1)
-        return self._push(torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device))
+    def white(self, x: Tensor, z: Tensor) -> Tensor:
+        """Made to sum to zero; in the cumulative metric the first n - 1 numbers, as moves of the partial sums."""
+        return self._push(z[..., :-1]) if self._cumulative else self.tangent(x, z)
 
     def frame(self, x: Tensor) -> Tensor:
         """Orthonormal tangent vectors ``[n - 1, *batch, n]``: the unit moves of the partial sums, or of the plane."""
@@ -285,8 +282,14 @@ class Simplex(Domain):
     def features(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Parts against their mean, partial sums, and each part against ``sigma`` (near a face only that matters)."""
         s = sigma.unsqueeze(-1)
-        parts = [2 * x - 1, 2 * x.cumsum(-1)[..., :-1] - 1, x / (x + s), torch.log(x + s)]
+        parts = [self.n * x - 1, 2 * self._sums(x) - 1, x / (x + s), torch.log(x + s)]
         return torch.cat(parts, -1)
+
+    def planes(self, x: Tensor, sigma: Tensor) -> Tensor:
+        """Parts and partial sums against their means and spreads, and parts against ``sigma``, ``[*batch, 3, n]``."""
+        rank = torch.arange(1, self.n + 1, dtype=x.dtype, device=x.device)
+        sums = 2 * math.sqrt(self.n) * (x.cumsum(-1) - rank / self.n)
+        return torch.stack([self.n * x - 1, sums, x / (x + sigma.unsqueeze(-1))], -2)
 
     # ------------------------------------------------------------------ parts
 

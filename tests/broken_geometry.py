@@ -135,6 +135,7 @@ class ContainsOutside(OwnSquare):
 @breaks(
     "tangent is a linear projection",
     also=(
+        "white is an isometry",
         "frame is orthonormal",
         "gradient in the metric",
         "expmap goes straight",
@@ -150,6 +151,22 @@ class ContainsOutside(OwnSquare):
 class HalfTangent(OwnTriangle):
     def tangent(self, x, v):
         return 0.5 * super().tangent(x, v)
+
+
+@breaks(
+    "white is an isometry",
+    also=(
+        "sample_noise is white and tangent",
+        "kernel integrates to one",
+        "diffuse has the law of reflection",
+        "targets are unbiased inside",
+        "targets are unbiased along walls",
+    ),
+)
+class LongAlongOneSide(OwnTriangle):
+    def white(self, x, z):
+        v = super().white(x, z)
+        return v + 0.2 * v[..., :1] * (torch.tensor([1.0, -1.0, 0.0]).to(v))
 
 
 @breaks(

@@ -46,13 +46,13 @@ def test_no_component_across_the_wall(domain):
 
 
 @pytest.mark.parametrize("domain", DOMAINS, ids=str)
-def test_scale_is_that_of_the_target_and_the_tangent_part_is_kept(domain):
+def test_scale_is_that_of_the_target_and_numbers_become_tangent_vectors(domain):
     sde = ReflectedSDE(domain, 1e-4)
     model = ScoreModel(Constant(), sde)
     x = domain.sample_uniform(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x = x[domain.boundary(x)[0] > 0.01]
     t = torch.zeros(len(x), dtype=torch.float64)
-    expected = domain.tangent(x, torch.ones_like(x)) * float(sde.target_rms(sde.sigma(t[0])))
+    expected = domain.white(x, torch.ones_like(x)) * float(sde.target_rms(sde.sigma(t[0])))
     torch.testing.assert_close(model(x, t), expected, rtol=1e-4, atol=1e-6 / sde.sigma_min)
 
 

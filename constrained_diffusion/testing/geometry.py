@@ -117,6 +117,25 @@ def tangent(bench: Bench) -> Finding:
     return together(*found)
 
 
+@promise("white is an isometry", "take white numbers to tangent vectors that are white in inner, linearly")
+def white(bench: Bench) -> Finding:
+    """The images e_i of unit numbers have sum_i <e_i, u> <e_i, v> = <u, v>."""
+    domain, x = bench.domain, bench.inside[: min(bench.few, 20)]
+    z, u, v = (bench.noise(x, f"white {name}") for name in "zuv")
+    made = domain.white(x, z)
+    found = [
+        _small("not tangent by", bench.norm(domain.tangent(x, made) - made), _TOLERANCE),
+        _small("linear up to", bench.norm(domain.white(x, 2 * z - 3 * u) - 2 * made + 3 * domain.white(x, u)), _LOOSE),
+    ]
+    if bench.size <= 256:
+        axes = torch.eye(bench.size, dtype=DOUBLE).reshape(bench.size, 1, *bench.event).expand(bench.size, *x.shape)
+        e, u, v = domain.white(x.expand_as(axes), axes), u.expand_as(axes), v.expand_as(axes)
+        along = [domain.inner(x.expand_as(axes), e, w) for w in (u, v)]
+        error = (along[0] * along[1]).sum(0) - domain.inner(x, u[0], v[0])
+        found.append(_small("inner products off by", error.abs(), _LOOSE))
+    return together(*found)
+
+
 @promise("frame is orthonormal", "return dim tangent vectors with inner products 0 and 1, in inner")
 def frame(bench: Bench) -> Finding:
     if bench.domain.dim > 64:
@@ -304,6 +323,7 @@ PROMISES = (
     inside_stays,
     nearest,
     tangent,
+    white,
     frame,
     gradient,
     straight,

@@ -148,15 +148,15 @@ def _features(bench: Bench, name: str) -> Finding:
     return _listed(bad, f"{max(widths)} {name}, at most {largest:.3g}")
 
 
-@promise("gradients", "let tangent and damp_normal be differentiable in v: score models train through them")
+@promise("gradients", "let tangent, white and damp_normal be differentiable in v: score models train through them")
 def gradients(bench: Bench) -> Finding:
     domain, x = bench.domain, special_points(bench)
     x = torch.cat([x[domain.contains(x, atol=bench.atol())], bench.inside[:50]])
     found = []
     with torch.enable_grad():
-        for name in ("tangent", "damp_normal"):
+        for name, width in (("tangent", ()), ("white", ()), ("damp_normal", (0.3 * bench.scale,))):
             v = bench.noise(x, "gradients").requires_grad_()
-            out = domain.tangent(x, v) if name == "tangent" else domain.damp_normal(x, v, 0.3 * bench.scale)
+            out = getattr(domain, name)(x, v, *width)
             (grad,) = torch.autograd.grad((out * out).sum() / 2, v)
             good = bool(grad.isfinite().all()) and bool((grad != 0).any())
             found.append(Finding(good, f"{name}: {'finite' if good else 'not finite, or all zero'}"))
@@ -204,6 +204,7 @@ def _outputs(bench: Bench, batch: tuple[int, ...], dtype: torch.dtype, x: Tensor
         ("reflect", point, lambda: d.reflect(x, 3 * v)),
         ("tangent", point, lambda: d.tangent(x, v)),
         ("inner", batch, lambda: d.inner(x, v, v)),
+        ("white", point, lambda: d.white(x, v)),
         ("sample_noise", point, lambda: d.sample_noise(x, generator=g)),
         ("frame", (d.dim, *point), lambda: d.frame(x)),
         ("damp_normal", point, lambda: d.damp_normal(x, v, 0.2)),
