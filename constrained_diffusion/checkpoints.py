@@ -23,7 +23,7 @@ from .atomic import replacing
 
 __all__ = ["load_newest", "load_run", "save_run", "save_step", "write_atomic"]
 
-FORMAT = 2
+FORMAT = 2  # of 1, networks answered in the coordinates of points, not in numbers white in the metric
 _CONFIG = "config.json"
 _STEP = "step-"
 
@@ -58,7 +58,7 @@ def load_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
     Raises:
         FileNotFoundError: there is no run in the folder.
-        ValueError: a file is torn or foreign, or from a newer format.
+        ValueError: a file is torn or foreign, or of another format.
     """
     folder = Path(folder)
     path = folder / _CONFIG
@@ -71,7 +71,8 @@ def load_run(folder: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not the configuration of a saved run: {error!r}") from None
     if version != FORMAT:
-        raise ValueError(f"{path} has format {version!r}; this version reads {FORMAT}")
+        hint = ": an earlier version saved it, fit the model again" if version == 1 else ""
+        raise ValueError(f"{path} has format {version!r}; this version reads {FORMAT}{hint}")
     if check is not None and check != _digest(config):
         raise ValueError(
             f'{path} is damaged: its values are not those that were saved (delete "check" if they are meant)'

@@ -79,6 +79,9 @@ def test_other_formats_and_empty_folders_are_refused(saved, tmp_path):
     (saved / "config.json").write_text(json.dumps({**config, "format": 99}))
     with pytest.raises(ValueError, match="format 99"):
         load_run(saved)
+    (saved / "config.json").write_text(json.dumps({**config, "format": 1}))
+    with pytest.raises(ValueError, match="an earlier version saved it, fit the model again"):
+        load_run(saved)
     with pytest.raises(FileNotFoundError, match="no saved run"):
         load_run(tmp_path / "nothing")
 
