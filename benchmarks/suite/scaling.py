@@ -132,9 +132,9 @@ def picture(result: dict[str, Any]) -> Any:
             seen = {int(d): row[key] for d, row in rows.items() if key in row}
             panel.plot(list(seen), list(seen.values()), "o-", label=name, markersize=4)
         panel.set(title=title, xlabel="dimension", xscale="log", yscale="log")
-        if key == "SWD / floor":  # of less than a decade: plain numbers at the ticks between, too
-            panel.yaxis.set_major_formatter("{x:g}")
-            panel.yaxis.set_minor_formatter("{x:g}")
+        if key == "SWD / floor":  # hardly more than a decade: the ticks of powers of ten are too few
+            panel.set_yticks((0.5, 1, 2, 5, 10), labels=("0.5", "1", "2", "5", "10"))
+            panel.minorticks_off()
         panel.legend(fontsize=8, frameon=False)
     for group, label in (("batch", "points at a time"), ("facets", "facets (5 dimensions, 256 points)")):
         panel = next(panels)
