@@ -47,8 +47,9 @@ class Domain(ABC):
     projections), ``reflect`` (symmetrised steps, which miss the specular path at corners), ``walls`` where
     several meet in edges, ``curvature`` (differences of normals), ``sample_uniform`` (rejection from the bounding box),
     ``log_volume`` (Monte Carlo), ``inradius``, ``diameter``; ``tangent``, ``inner`` and ``frame`` on flat sets and
-    other metrics, with ``gradient`` and ``covector`` in the latter; ``expmap``, ``logmap``, ``transp`` and ``ricci`` on
-    curved ones; the kernel's methods and ``has_exact_kernel`` where a closed form exists; ``features`` for networks.
+    other metrics, with ``gradient``, ``covector`` and ``white`` in the latter; ``expmap``, ``logmap``, ``transp`` and
+    ``ricci`` on curved ones; the kernel's methods and ``has_exact_kernel`` where a closed form exists; ``features`` for
+    networks.
 
     ``constrained_diffusion.testing.check_domain(domain)`` tries all of these promises.
 
