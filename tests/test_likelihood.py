@@ -89,7 +89,7 @@ def reference(law, x):
         (BOX, 0.05, 20, {}),
         (Simplex(3), 0.05, 25, {}),
         (Simplex(3), 0.05, 25, {"divergence": "differences", "rtol": 1e-4, "atol": 1e-4}),
-        (Simplex(4), 0.08, 5, {"divergence": "differences", "rtol": 1e-4, "atol": 1e-4}),
+        (Simplex(4), 0.08, 5, {"divergence": "differences", "rtol": 1e-5, "atol": 1e-5}),
         (Ball(2, 2.0), 0.3, 30, {"divergence": "differences", "rtol": 1e-4, "atol": 1e-4}),
     ],
     ids=str,
