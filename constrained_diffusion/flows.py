@@ -22,8 +22,7 @@ import torch
 from torch import Generator, Tensor
 
 from .domains import Domain
-from .domains.base import batch_shape
-from .domains.checks import DomainError
+from .domains.checks import DomainError, batch_shape
 from .process import Process
 from .schedules import GeometricSchedule, LinearSchedule
 from .sde import mixing_sigma

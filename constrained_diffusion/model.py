@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .checkpoints import load_run, save_run
 from .data import Array, Kind, check_device, check_same_rows, choose_sigma_min, column_names, condition_rows, to_tensor
 from .domains import Domain
-from .domains.base import batch_shape
+from .domains.checks import batch_shape
 from .domains.given import require_domain
 from .flows import flow_over
 from .guidance import ClassifierFreeGuidance

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .domains.base import batch_shape
-from .domains.checks import DomainError, ShapeError, check_tensor
+from .domains.checks import DomainError, ShapeError, batch_shape, check_tensor
 from .model import ReflectedDiffusion
 
 __all__ = ["Posterior"]

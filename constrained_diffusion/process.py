@@ -19,8 +19,7 @@ import torch
 from torch import Generator, Tensor
 
 from .domains import Domain
-from .domains.base import batch_shape
-from .domains.checks import check_inside, check_tensor, values_are_checked
+from .domains.checks import batch_shape, check_inside, check_tensor, values_are_checked
 from .domains.given import require_domain
 from .schedules import Schedule
 

@@ -20,9 +20,9 @@ class ScoreModel(nn.Module):
 
     The network answers ``network(x, log_sigma, **condition)`` with x ``[B, *event_shape]`` and log_sigma
     ``[B]``, in numbers of order one. They are multiplied by the root mean square of the denoising target at
-    that noise, made tangent vectors that are white where they are (:meth:`Domain.white`), and their normal component
-    is let vanish within about sigma of the wall: the true score's does, and the probability-flow ODE stays inside
-    because of it.
+    that noise and made tangent (:meth:`Domain.white`, to which all directions of the metric are alike), and their
+    normal component is let vanish within about sigma of the wall: the true score's does, and the probability-flow ODE
+    stays inside because of it.
 
     Args:
         network: any module with that call.

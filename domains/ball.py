@@ -9,8 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from . import ball_kernel, damping
-from .base import Domain, batch_shape
-from .checks import DomainError, check_scale, trusted, without_derivative
+from .base import Domain
+from .checks import DomainError, batch_shape, check_scale, trusted, without_derivative
 from .specs import Extent, numbers, round_outwards
 
 __all__ = ["Ball"]

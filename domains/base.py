@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-import operator
 from abc import ABC
-from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,7 +14,16 @@ from torch import Generator, Tensor
 
 from . import bridges, damping, paths, probing, symmetrised, values
 from .affine import Affine
-from .checks import check_alike, check_batch, check_finite, check_inside, check_order, check_scale, check_tensor
+from .checks import (
+    batch_shape,
+    check_alike,
+    check_batch,
+    check_finite,
+    check_inside,
+    check_order,
+    check_scale,
+    check_tensor,
+)
 
 if TYPE_CHECKING:
     from .specs import Extent
@@ -471,8 +478,7 @@ class Domain(ABC):
 
         The default: coordinates scaled to [-1, 1], and the distance to the wall against ``sigma``.
         """
-        low, high = (b.to(x) for b in self.bounding_box)
-        scaled = ((x - low) / (high - low) * 2 - 1).flatten(x.ndim - len(self.event_shape))
+        scaled = self._scaled(x).flatten(x.ndim - len(self.event_shape))
         distance = self.boundary(x)[0].clamp(min=0)
         return torch.cat([scaled, (distance / (distance + sigma)).unsqueeze(-1)], -1)
 
@@ -481,10 +487,8 @@ class Domain(ABC):
 
         The default: coordinates scaled to [-1, 1], and in each place the distance to the wall against ``sigma``.
         """
-        low, high = (b.to(x).reshape(self.event_shape) for b in self.bounding_box)
         distance = self.boundary(x)[0].clamp(min=0)
-        width = torch.where(high > low, high - low, 1.0)
-        parts = [(x - low) / width * 2 - 1, self._expand(distance / (distance + sigma)).expand_as(x)]
+        parts = [self._scaled(x), self._expand(distance / (distance + sigma)).expand_as(x)]
         return torch.stack(parts, x.ndim - len(self.event_shape))
 
     # ------------------------------------------------------------------ values
@@ -546,6 +550,11 @@ class Domain(ABC):
         """Give a ``[*batch]`` tensor the event's dimensions, each of size one."""
         return value.reshape(value.shape + (1,) * len(self.event_shape))
 
+    def _scaled(self, x: Tensor) -> Tensor:
+        """Coordinates of which the bounding box's reach from -1 to 1."""
+        low, high = (b.to(x) for b in self.bounding_box)
+        return (x - low) / torch.where(high > low, high - low, 1.0) * 2 - 1
+
     def _check(self, **points: Tensor) -> None:
         """Check names, shapes, dtypes and devices of tensors of points or vectors."""
         names = iter(points.items())
@@ -593,14 +602,3 @@ class Domain(ABC):
         return NotImplementedError(
             f"{self!r} has no closed heat kernel; `diffuse` noises points and returns training targets without one"
         )
-
-
-def batch_shape(shape: int | tuple[int, ...], name: str = "shape") -> torch.Size:
-    """A batch shape given as one number or a tuple, checked."""
-    try:
-        sizes = tuple(map(operator.index, shape)) if isinstance(shape, Sequence) else (operator.index(shape),)
-    except TypeError:
-        raise TypeError(f"{name} must be an integer or a tuple of integers, not {shape!r}") from None
-    if any(s < 0 for s in sizes):
-        raise ValueError(f"{name} must not be negative; got {shape!r}")
-    return torch.Size(sizes)

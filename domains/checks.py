@@ -8,7 +8,8 @@ training and sampling loops enter once their inputs have been checked.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from numbers import Real
@@ -217,3 +218,14 @@ def _first(bad: Tensor, values: Tensor) -> tuple[str, float]:
     index = tuple(bad.nonzero()[0].tolist())
     where = index[0] if len(index) == 1 else list(index)
     return f"at row {where} ", float(values[index])
+
+
+def batch_shape(shape: int | tuple[int, ...], name: str = "shape") -> torch.Size:
+    """A batch shape given as one number or a tuple, checked."""
+    try:
+        sizes = tuple(map(operator.index, shape)) if isinstance(shape, Sequence) else (operator.index(shape),)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer or a tuple of integers, not {shape!r}") from None
+    if any(s < 0 for s in sizes):
+        raise ValueError(f"{name} must not be negative; got {shape!r}")
+    return torch.Size(sizes)

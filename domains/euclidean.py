@@ -9,7 +9,8 @@ import torch
 from torch import Generator, Size, Tensor
 
 from .affine import Affine
-from .base import Domain, batch_shape
+from .base import Domain
+from .checks import batch_shape
 from .specs import Extent
 
 __all__ = ["Euclidean"]

@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 
 from . import interval
 from .affine import Affine
-from .base import Domain, batch_shape
-from .checks import DomainError, ShapeError, check_scale, plain
+from .base import Domain
+from .checks import DomainError, ShapeError, batch_shape, check_scale, plain
 from .euclidean import event_shape
 from .specs import Extent, numbers, round_outwards
 

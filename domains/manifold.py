@@ -15,8 +15,8 @@ import torch
 from torch import Generator, Tensor
 
 from . import exploring, level_sets
-from .base import Domain, batch_shape
-from .checks import DomainError
+from .base import Domain
+from .checks import DomainError, batch_shape
 from .euclidean import event_shape
 from .named import function_named, name_of
 from .product_space import Space
@@ -262,8 +262,7 @@ class Manifold(Domain):
 
     def features(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Coordinates scaled to [-1, 1], and distances to walls (of many: to the nearest) against ``sigma``."""
-        low, high = (b.to(x) for b in self.bounding_box)
-        scaled = (x - low) / (high - low) * 2 - 1
+        scaled = self._scaled(x)
         if not self.constraints:
             return scaled
         distances = self.walls(x)[0].clamp(0, self.diameter)
@@ -272,10 +271,9 @@ class Manifold(Domain):
 
     def planes(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Scaled coordinates, and the distance to the nearest wall in each place, ``[*batch, 2, D]``."""
-        low, high = (b.to(x) for b in self.bounding_box)
         distance = self.boundary(x)[0].clamp(0, self.diameter)
         near = (distance / (distance + sigma)).unsqueeze(-1).expand_as(x)
-        return torch.stack([(x - low) / (high - low) * 2 - 1, near], -2)
+        return torch.stack([self._scaled(x), near], -2)
 
     @property
     def drawing(self) -> str:

@@ -21,8 +21,8 @@ import torch
 from torch import Generator, Tensor
 
 from . import paths, probing, rays
-from .base import Domain, batch_shape
-from .checks import DomainError, ShapeError, SolverError, check_scale, trusted, values_are_checked
+from .base import Domain
+from .checks import DomainError, ShapeError, SolverError, batch_shape, check_scale, trusted, values_are_checked
 from .euclidean import event_shape
 from .named import function_named, name_of
 

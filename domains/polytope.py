@@ -12,8 +12,8 @@ import torch
 from torch import Generator, Tensor
 
 from . import billiard, halfspaces, spectral
-from .base import Domain, batch_shape
-from .checks import ShapeError
+from .base import Domain
+from .checks import ShapeError, batch_shape
 from .euclidean import event_shape
 from .mixing import Mixing, mix
 from .nearest import nearest

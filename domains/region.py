@@ -12,8 +12,8 @@ import torch
 from torch import Generator, Tensor
 
 from . import region_mesh, region_outline, region_spectrum, series
-from .base import Domain, batch_shape
-from .checks import DomainError, without_derivative
+from .base import Domain
+from .checks import DomainError, batch_shape, without_derivative
 from .region_arcs import Arcs
 from .region_segments import Segments
 from .short_vectors import dot

@@ -20,8 +20,8 @@ import torch
 from torch import Generator, Tensor
 
 from . import billiard, damping, interval, permanent, spectral, triangle, tridiagonal
-from .base import Domain, batch_shape
-from .checks import DomainError, check_scale
+from .base import Domain
+from .checks import DomainError, batch_shape, check_scale
 from .specs import Extent
 
 __all__ = ["Simplex"]

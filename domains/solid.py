@@ -12,8 +12,8 @@ import torch
 from torch import Generator, Tensor
 
 from . import series, solid_spectrum, solid_surface
-from .base import Domain, batch_shape
-from .checks import DomainError, without_derivative
+from .base import Domain
+from .checks import DomainError, batch_shape, without_derivative
 from .solid_bends import Bends
 from .solid_triangles import Triangles
 

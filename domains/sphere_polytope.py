@@ -14,8 +14,8 @@ import torch
 from torch import Generator, Tensor
 
 from . import sphere_billiard, sphere_size
-from .base import Domain, batch_shape
-from .checks import DomainError, ShapeError, SolverError, trusted
+from .base import Domain
+from .checks import DomainError, ShapeError, SolverError, batch_shape, trusted
 from .sphere import Sphere
 
 __all__ = ["SphericalPolytope"]

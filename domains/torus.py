@@ -12,8 +12,8 @@ import torch
 from torch import Generator, Tensor
 
 from . import circle
-from .base import Domain, batch_shape
-from .checks import DomainError, check_scale
+from .base import Domain
+from .checks import DomainError, batch_shape, check_scale
 from .euclidean import event_shape
 from .specs import Extent
 

@@ -14,8 +14,7 @@ import torch
 from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
-from ..domains.base import batch_shape
-from ..domains.checks import SolverError, check_tensor, trusted
+from ..domains.checks import SolverError, batch_shape, check_tensor, trusted
 from ..guidance import evaluations
 from ..process import Process, Score
 from .grids import Grid, checked_grid, even_times

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from constrained_diffusion import Ball, Hypercube, Product, Simplex
+from tests.own_domains import OwnSquare
 
 
 def _numbers(*shape, seed=0):
@@ -61,3 +62,13 @@ def test_what_networks_see_of_a_simplex_has_one_size_at_any_number_of_parts(n):
     assert sums[:, -1].abs().max() < 1e-9 * n
     torch.testing.assert_close(near, x / (x + 0.1 / n))
     torch.testing.assert_close(domain.features(x, sigma)[:, :n], parts)
+
+
+def test_a_side_of_no_width_is_seen_as_a_number():
+    class Flat(OwnSquare):
+        bounding_box = (torch.zeros(2), torch.tensor([1.0, 0.0]))
+
+    x, sigma = torch.rand(5, 2), torch.full((5,), 0.1)
+    assert Flat().features(x, sigma).isfinite().all()
+    assert Flat().planes(x, sigma).isfinite().all()
+    torch.testing.assert_close(Flat().planes(x, sigma)[:, 0, 0], 2 * x[:, 0] - 1)
