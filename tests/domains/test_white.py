@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from constrained_diffusion import Ball, Hypercube, Product, Simplex
-from tests.own_domains import OwnSquare
+from tests.own_domains import OwnProjectedBox
 
 
 def _numbers(*shape, seed=0):
@@ -65,10 +65,12 @@ def test_what_networks_see_of_a_simplex_has_one_size_at_any_number_of_parts(n):
 
 
 def test_a_side_of_no_width_is_seen_as_a_number():
-    class Flat(OwnSquare):
-        bounding_box = (torch.zeros(2), torch.tensor([1.0, 0.0]))
+    class Flat(OwnProjectedBox):
+        @property
+        def bounding_box(self):
+            return torch.zeros(2), torch.tensor([2.0, 0.0])
 
     x, sigma = torch.rand(5, 2), torch.full((5,), 0.1)
     assert Flat().features(x, sigma).isfinite().all()
     assert Flat().planes(x, sigma).isfinite().all()
-    torch.testing.assert_close(Flat().planes(x, sigma)[:, 0, 0], 2 * x[:, 0] - 1)
+    torch.testing.assert_close(Flat().planes(x, sigma)[:, 0, 0], x[:, 0] - 1)
