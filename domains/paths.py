@@ -13,7 +13,8 @@ the walls leave behind (:mod:`~constrained_diffusion.domains.touches`),
 which is evaluated forwards, from the innermost bracket, while the path is simulated: nothing is stored. Any part of the
 path that ends at X_N will do, with its own variance for sigma^2. Where walls bend outwards the P_k grow with the time
 spent there, and sums that go far back have heavy tails: they begin the squared radius of the sharpest such
-wall, or half the inradius, before the end.
+wall, or half the inradius, before the end; and what is longer than six times the root mean square of a sum without
+walls is cut to that, as a few that have grown a hundredfold would drown the rest of a batch.
 
 On curved sets sums are carried from point to point along geodesics, and damped by exp(-Ricci h / 2) on the way (they
 grow where curvature is negative).
@@ -49,6 +50,7 @@ _ROUND = 0.05  # largest variance of a step on a curved set, over its sectional 
 _STRAIGHT = 1e-3  # curvature in 1/inradius that counts as none
 _SHARE = 2.0  # of the time that is left, times the number of steps
 _FAR, _FAR_SHARE = 2.0, 0.25  # inradii to the path's end beyond which a step may take that share of what is left
+_LONGEST = 6.0  # sum beside walls that bend outwards, over its root mean square where there are no walls
 _FIRST, _SECOND = 1 / 3, 1 / 2  # step in units of the distance to the nearest wall and to the second one
 
 
@@ -104,6 +106,9 @@ def simulate(
             x[rows], left[rows] = end, time - h
             moving = (time > h).nonzero().squeeze(-1)
             rows, distances = rows[moving], distances[moving]
+    if math.isfinite(memory):
+        size = domain.inner(x, total, total).sqrt() / (domain.dim * window).sqrt()
+        total = total * (_LONGEST / size.clamp(min=_LONGEST)).reshape(-1, *ones)
     target = domain.tangent(x, total / window.reshape(-1, *ones))
     return x.reshape(x0.shape), target.reshape(x0.shape)
 
