@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from . import region_mesh, region_outline, region_spectrum, series
-from .base import Domain
-from .checks import DomainError, batch_shape, without_derivative
+from . import region_mesh, region_outline, region_spectrum
+from .checks import DomainError, batch_shape
+from .meshed import Meshed
 from .region_arcs import Arcs
 from .region_segments import Segments
 from .short_vectors import dot
@@ -29,7 +29,7 @@ _MOST_BENT = 20.0  # curvature, in 1/inradius
 _NUDGES = 40
 
 
-class Region(Domain):
+class Region(Meshed):
     """A bounded, connected set in the plane with a polygon as outline, and polygons as holes.
 
     The outline itself, to its last corner, decides membership, distances and specular moves: by ray casting over a grid
@@ -70,7 +70,6 @@ class Region(Domain):
         corners = torch.from_numpy(np.concatenate(self._rings))
         self.bounding_box = corners.amin(0), corners.amax(0)
         self.magnitude = float(torch.cat([corners.abs().amax(0), corners.amax(0) - corners.amin(0)]).max())
-        self._moved: dict[tuple[str, torch.device], Any] = {}
 
     @classmethod
     def from_mask(cls, mask: Any, low: Any = 0.0, high: Any = None, *, resolution: float = 50.0) -> Self:
@@ -277,41 +276,6 @@ class Region(Domain):
         segments: Segments = self._on("_segments", like.device)
         return segments.sample_uniform(math.prod(size), self.area, generator).reshape(*size, 2).to(like)
 
-    def kernel_log_prob(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> Tensor:
-        """Log-density ``[*batch]`` of reflected Brownian motion from ``x0``, for ``sigma`` from :attr:`least_sigma` on.
-
-        Arguments are those of :meth:`Domain.heat_kernel_log_prob`, which there is not, as no kernel is known for
-        less noise. Densities below 1e-6 of the uniform one are taken to be that.
-        """
-        log_p = self._series(x, x0, sigma)[0]
-        return without_derivative("a region's kernel", log_p, x, x0)
-
-    def kernel_score(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> Tensor:
-        """Gradient in ``x`` of :meth:`kernel_log_prob`, ``[*batch, 2]``."""
-        return without_derivative("a region's kernel", self._series(x, x0, sigma)[1], x, x0)
-
-    def sample_heat_kernel(self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None) -> Tensor:
-        """Draws for each ``x0``: from the series, or where there is less noise the ends of simulated paths."""
-        return self.diffuse(x0, sigma, generator=generator)[0]
-
-    def diffuse(
-        self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Noised points and denoising targets, ``[*batch, 2]``.
-
-        From :attr:`least_sigma` on drawn from the kernel, and its score; path targets for less noise.
-        """
-        return series.diffuse(self, self._kernel_on, self.least_sigma, x0, sigma, generator)
-
-    # ------------------------------------------------------------------ networks
-
-    def features(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Coordinates scaled to [-1, 1], the wall's distance against ``sigma``, and its normal where it is near.
-
-        And waves in the coordinates, which draw finer detail.
-        """
-        return series.features(self, x, sigma)
-
     # ------------------------------------------------------------------ values
 
     def config(self) -> dict[str, Any]:
@@ -364,14 +328,6 @@ class Region(Domain):
 
     # ------------------------------------------------------------------ parts
 
-    def _on(self, name: str, device: torch.device) -> Any:
-        """What is made once, on a device."""
-        if device.type == "cpu":
-            return getattr(self, name)
-        if (name, device) not in self._moved:
-            self._moved[name, device] = getattr(self, name).to(device)
-        return self._moved[name, device]
-
     def _flat(self, x: Tensor) -> tuple[Tensor, Segments]:
         """Points ``[n, 2]`` in float64, and the edges on their device."""
         return x.reshape(-1, 2).double(), self._on("_segments", x.device)
@@ -386,18 +342,6 @@ class Region(Domain):
         foot = torch.where((share >= length).unsqueeze(-1), segments.start[after], foot)
         inward = torch.where((share <= 0).unsqueeze(-1), segments.inward[edge], segments.normal_of(edge))
         return foot, torch.where((share >= length).unsqueeze(-1), segments.inward[after], inward)
-
-    def _kernel_on(self, device: torch.device) -> series.Series:
-        return cast(series.Series, self._on("_kernel", device))
-
-    def _series(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
-        return series.log_prob_and_score(self, self._kernel_on, self.least_sigma, x, x0, sigma)
-
-    def _no_kernel(self) -> NotImplementedError:
-        return NotImplementedError(
-            f"{self!r} has no heat kernel for every sigma: kernel_log_prob and kernel_score are there from least_sigma "
-            f"({self.least_sigma:g}) on, and `diffuse` noises points and returns training targets for any"
-        )
 
     def _values(self) -> tuple[Any, ...]:
         return (type(self), self.resolution, *((len(r), r.tobytes()) for r in self._rings))

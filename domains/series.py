@@ -1,41 +1,33 @@
-r"""Heat kernels from eigenfunctions of the Laplacian, whatever elements they are made of; and noising by them.
+r"""Heat kernels from eigenfunctions of the Laplacian, whatever elements they are made of.
 
-May use: numpy, scipy (imported where used), torch, a domain's public methods.
+May use: numpy, scipy (imported where used), torch.
 
 .. math:: p(x | x_0, \sigma) = \sum_k e^{-\lambda_k \sigma^2 / 2} \phi_k(x) \phi_k(x_0).
 
 Every eigenfunction is piecewise polynomial: in the element around a point it is a sum of shape functions, whose
 coefficients are rows of one table. Points are drawn from the series exactly: first an element by its integral, then a
-point of it by rejection. Where there is less noise than the series has terms for, paths are simulated.
+point of it by rejection.
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from . import paths
-from .checks import DomainError, SolverError, values_are_checked
+from .checks import SolverError
 from .lists import Floats, OnDevice
 
-if TYPE_CHECKING:
-    from .base import Domain
-
-__all__ = ["MOST_TERMS", "Series", "diffuse", "features", "log_prob_and_score", "lowest"]
+__all__ = ["MOST_TERMS", "Series", "lowest"]
 
 _FLOOR = 1e-6  # of the uniform density, below which the series says nothing
-_FORGOTTEN = 1e-6  # size of the first term of the series from which on a law is uniform
 MOST_TERMS = 1500
 _TOLERANCE = 1e-9  # of eigenvalues
 _DENSE, _MANY = 5000, 20  # unknowns that a dense solver takes, and how many times the eigenvalues they may be
 _ROWS = 1 << 21  # numbers of one table made at a time
-_WAVES = (1, 2, 4, 8)  # along a side of the bounding box, in features
 
 
 def lowest(stiff: Any, weights: Any, most: float, count: int) -> tuple[Floats, Floats]:
@@ -159,80 +151,3 @@ class Series(OnDevice, ABC):
 
     def _uniform(self, shape: tuple[int, ...], generator: Generator | None) -> Tensor:
         return torch.rand(shape, generator=generator, dtype=self.values.dtype, device=self.values.device)
-
-
-# ---------------------------------------------------------------------- methods of a domain that has a series
-
-
-def log_prob_and_score(
-    domain: Domain, series: Callable[[torch.device], Series], least: float, x: Tensor, x0: Tensor, sigma: float | Tensor
-) -> tuple[Tensor, Tensor]:
-    """Log-densities ``[*batch]`` and scores ``[*batch, d]``.
-
-    Args:
-        domain: where.
-        series: its series on a device.
-        least: the least sigma.
-        x: points inside, ``[*batch, d]``.
-        x0: starting points inside.
-        sigma: a number or ``[*batch]``.
-
-    Raises:
-        DomainError: a sigma is less than the least.
-    """
-    x, x0, scale = domain._check_pair(x, x0, sigma)
-    if values_are_checked() and not bool((scale >= least * (1 - 1e-6)).all()):
-        raise DomainError(
-            f"sigma must be at least least_sigma, {least:g}, for the kernel's series; it is "
-            f"{float(scale.min()):g}: raise resolution in proportion, or train by `diffuse`"
-        )
-    y, y0 = (p.detach().reshape(-1, domain.dim).double() for p in (x, x0))
-    log_p, score = series(x.device).log_prob_and_score(y, y0, scale.reshape(-1).double())
-    return log_p.reshape(scale.shape).to(x.dtype), score.reshape(x.shape).to(x.dtype)
-
-
-def diffuse(
-    domain: Domain,
-    series: Callable[[torch.device], Series],
-    least: float,
-    x0: Tensor,
-    sigma: float | Tensor,
-    generator: Generator | None,
-) -> tuple[Tensor, Tensor]:
-    """Noised points and denoising targets ``[*batch, d]``: the kernel's draws and score from ``least`` on, else paths.
-
-    Arguments are those of :func:`log_prob_and_score`.
-    """
-
-    def by_series(x0: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        y0, s = x0.double(), sigma.double()
-        kernel = series(x0.device)
-        x = domain.project(kernel.sample(y0, s, generator))
-        uniform = domain.sample_uniform(len(x), generator=generator, device=x.device, dtype=x.dtype)
-        forgotten = torch.exp(-domain.spectral_gap * s**2 / 2) < _FORGOTTEN
-        x = torch.where(forgotten.unsqueeze(-1), uniform, x)
-        score = kernel.log_prob_and_score(x, y0, s)[1]
-        return domain.project(x.to(x0.dtype)), score.to(x0.dtype)
-
-    def by_paths(x0: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        return paths.simulate(domain, x0, sigma, generator=generator)
-
-    x0, scale = domain._check_noising(x0, sigma)
-    start, s = x0.reshape(-1, domain.dim), scale.reshape(-1)
-    x, target = torch.empty_like(start), torch.empty_like(start)
-    wide = s >= least
-    for rows, law in ((wide, by_series), (~wide, by_paths)):
-        which = rows.nonzero().squeeze(-1)
-        if len(which):
-            x[which], target[which] = law(start[which], s[which])
-    return x.reshape(x0.shape), target.reshape(x0.shape)
-
-
-def features(domain: Domain, x: Tensor, sigma: Tensor) -> Tensor:
-    """Coordinates scaled to [-1, 1], the wall's distance against ``sigma``, and its normal where it is near; waves."""
-    low, high = (b.to(x) for b in domain.bounding_box)
-    distance, normal = domain.boundary(x)
-    near = (sigma / (distance.clamp(min=0) + sigma)).unsqueeze(-1)
-    scaled = (x - low) / (high - low) * 2 - 1
-    waves = [wave(k * math.pi * scaled) for k in _WAVES for wave in (torch.cos, torch.sin)]
-    return torch.cat([scaled, 1 - near, near * normal, *waves], -1)

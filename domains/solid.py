@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from . import series, solid_spectrum, solid_surface
-from .base import Domain
-from .checks import DomainError, batch_shape, without_derivative
+from . import solid_spectrum, solid_surface
+from .checks import DomainError, batch_shape
+from .meshed import Meshed
 from .solid_bends import Bends
 from .solid_triangles import Triangles
 
@@ -29,7 +29,7 @@ _NUDGES = 40
 _LEAST = 1.5  # mesh widths that the least sigma of the series is
 
 
-class Solid(Domain):
+class Solid(Meshed):
     """A bounded, connected set in space whose surface is made of triangles, with cavities if there are any.
 
     The surface itself, to its last vertex, decides membership, distances and specular moves: by ray casting over a grid
@@ -75,7 +75,6 @@ class Solid(Domain):
         corners = torch.from_numpy(self._vertices)
         self.bounding_box = corners.amin(0), corners.amax(0)
         self.magnitude = float(torch.cat([corners.abs().amax(0), corners.amax(0) - corners.amin(0)]).max())
-        self._moved: dict[tuple[str, torch.device], Any] = {}
 
     @classmethod
     def from_mask(cls, mask: Any, low: Any = 0.0, high: Any = None, *, resolution: float = 12.0) -> Self:
@@ -283,40 +282,6 @@ class Solid(Domain):
         triangles: Triangles = self._on("_triangles", like.device)
         return triangles.sample_uniform(math.prod(size), self.volume, generator).reshape(*size, 3).to(like)
 
-    def kernel_log_prob(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> Tensor:
-        """Log-density ``[*batch]`` of reflected Brownian motion from ``x0``, for ``sigma`` from :attr:`least_sigma` on.
-
-        Arguments are those of :meth:`Domain.heat_kernel_log_prob`, which there is not, as no kernel is known for
-        less noise. Densities below 1e-6 of the uniform one are taken to be that.
-        """
-        return without_derivative("a solid's kernel", self._series(x, x0, sigma)[0], x, x0)
-
-    def kernel_score(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> Tensor:
-        """Gradient in ``x`` of :meth:`kernel_log_prob`, ``[*batch, 3]``."""
-        return without_derivative("a solid's kernel", self._series(x, x0, sigma)[1], x, x0)
-
-    def sample_heat_kernel(self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None) -> Tensor:
-        """Draws for each ``x0``: from the series, or where there is less noise the ends of simulated paths."""
-        return self.diffuse(x0, sigma, generator=generator)[0]
-
-    def diffuse(
-        self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Noised points and denoising targets, ``[*batch, 3]``.
-
-        From :attr:`least_sigma` on drawn from the kernel, and its score; path targets for less noise.
-        """
-        return series.diffuse(self, self._kernel_on, self.least_sigma, x0, sigma, generator)
-
-    # ------------------------------------------------------------------ networks
-
-    def features(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Coordinates scaled to [-1, 1], the wall's distance against ``sigma``, and its normal where it is near.
-
-        And waves in the coordinates, which draw finer detail.
-        """
-        return series.features(self, x, sigma)
-
     # ------------------------------------------------------------------ values
 
     def config(self) -> dict[str, Any]:
@@ -365,26 +330,6 @@ class Solid(Domain):
         return solid_spectrum.Kernel.of(self._cells, self._triangles, self.volume, most)
 
     # ------------------------------------------------------------------ parts
-
-    def _kernel_on(self, device: torch.device) -> series.Series:
-        return cast(series.Series, self._on("_kernel", device))
-
-    def _series(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor]:
-        return series.log_prob_and_score(self, self._kernel_on, self.least_sigma, x, x0, sigma)
-
-    def _no_kernel(self) -> NotImplementedError:
-        return NotImplementedError(
-            f"{self!r} has no heat kernel for every sigma: kernel_log_prob and kernel_score are there from least_sigma "
-            f"({self.least_sigma:g}) on, and `diffuse` noises points and returns training targets for any"
-        )
-
-    def _on(self, name: str, device: torch.device) -> Any:
-        """What is made once, on a device."""
-        if device.type == "cpu":
-            return getattr(self, name)
-        if (name, device) not in self._moved:
-            self._moved[name, device] = getattr(self, name).to(device)
-        return self._moved[name, device]
 
     def _flat(self, x: Tensor) -> tuple[Tensor, Triangles]:
         """Points ``[n, 3]`` in float64, and the triangles on their device."""
