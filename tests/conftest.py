@@ -1,10 +1,15 @@
 """Settings of all tests."""
 
+import os
 import signal
 
-import torch
+# Small arrays: a second thread costs more than it gives, in workers, in the libraries they call, and in the programs
+# they start. Before anything is imported that reads it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-torch.set_num_threads(1)  # small tensors: a second thread costs more than it gives
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
 
 # A shell tells what it runs behind a "&" to ignore Ctrl-C, and so would all tests of it and the programs they start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
