@@ -7,7 +7,7 @@ import signal
 # they start. Before anything is imported that reads it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import torch  # noqa: E402
+import torch
 
 torch.set_num_threads(1)
 
