@@ -361,14 +361,14 @@ def test_curvature():
 
 
 def test_geodesic_distance():
-    solid = Solid(*prism(L_SHAPE))
+    solid = Solid(*prism(L_SHAPE), resolution=8)
     x, y = torch.tensor([0.9, 0.4, 0.5]), torch.tensor([[0.1, 0.1, 0.2], [0.4, 0.9, 0.1], [0.9, 0.4, 0.5]])
     around = math.hypot(math.hypot(0.4, 0.1) + math.hypot(0.1, 0.4), 0.4)
     expected = [math.sqrt(0.64 + 0.09 + 0.09), around, 0.0]
     assert solid.geodesic_distance(x, y).tolist() == pytest.approx(expected, rel=3e-3, abs=1e-6)
     assert networkx.is_connected(solid.graph)
     assert "start" not in solid.graph
-    ring = Solid(*shell(3))
+    ring = Solid(*shell(3), resolution=8)
     opposite = ring.geodesic_distance(torch.tensor([-0.8, 0.0, 0.0]), torch.tensor([0.8, 0.0, 0.0]))
     exact = 2 * math.sqrt(0.64 - 0.16) + 0.4 * (math.pi - 2 * math.acos(0.5))
     assert float(opposite) == pytest.approx(exact, rel=5e-3)
