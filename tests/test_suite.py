@@ -155,6 +155,24 @@ def test_cells_of_an_earlier_version_are_marked_and_made_again_when_asked(suite,
     assert not list((tmp_path / "cells").glob("*.lock"))
 
 
+def test_times_are_in_units_of_the_machine(suite, tmp_path):
+    rows = {"unconstrained": {"sampling_seconds": 3.0}}
+    base = {"training_seconds": 8.0, "rows": rows, "unit": 2.0, "machine": {"library": "0.2.0"}}
+    quick = {"training_seconds": 4.0, "rows": {"other": {"sampling_seconds": 1.5}}, "unit": 0.5}
+    quick["machine"] = base["machine"]
+    read = {
+        title: next(m.read for m in suite.page.MEASURES if m.title == f"{title} time")
+        for title in ("training", "sampling")
+    }
+    assert read["training"](quick, "other", base) == pytest.approx(2.0)  # half the time on a machine four times as fast
+    assert read["sampling"](quick, "other", base) == pytest.approx(2.0)
+    del quick["unit"]
+    assert read["training"](quick, "other", base) is None
+    del base["unit"]
+    assert read["training"](quick, "other", base) == pytest.approx(0.5)
+    assert suite.run.unit() > 0
+
+
 def test_an_interrupted_cell_is_tried_again(suite, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt

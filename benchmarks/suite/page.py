@@ -32,14 +32,17 @@ class Measure(NamedTuple):
 
 
 def ratio(key: str) -> Callable[[Cell, str, Cell | None], float | None]:
-    """Of a row's figure to the baseline's on the same task and seed."""
+    """Of a row's figure to the baseline's on the same task and seed, both in units of their machines."""
 
     def read(cell: Cell, row: str, base: Cell | None) -> float | None:
         if base is None or "rows" not in base or row == REFERENCE or version_of(base) != version_of(cell):
             return None
+        if ("unit" in base) != ("unit" in cell):  # of two machines, of one of which that is not known
+            return None
+        faster = base.get("unit", 1.0) / cell.get("unit", 1.0)
         if key == "training_seconds":
-            return cell[key] / base[key]
-        return cell["rows"][row][key] / base["rows"][BASELINE][key]
+            return faster * cell[key] / base[key]
+        return faster * cell["rows"][row][key] / base["rows"][BASELINE][key]
 
     return read
 

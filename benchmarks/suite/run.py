@@ -29,6 +29,7 @@ from measures import Yardstick
 from methods import METHODS, Budget, Fitted, Method
 from page import write
 from tasks import NAMES, Task, task
+from timing import Clock
 from tqdm import tqdm
 
 from constrained_diffusion.checkpoints import write_atomic
@@ -106,6 +107,7 @@ def cell(name: str, method: Method, budget: Budget, seed: int, points: int) -> d
         "budget": asdict(budget),
         "points": points,
         "machine": machine(),
+        "unit": unit(),
         "date": time.strftime("%Y-%m-%d"),
     }
     try:
@@ -157,6 +159,13 @@ def yardstick_of(setting: Task, held_back: torch.Tensor, few: int, seed: int) ->
         _yardsticks.clear()
         _yardsticks[key] = Yardstick(setting, held_back, few)
     return _yardsticks[key]
+
+
+def unit() -> float:
+    """Milliseconds of a fixed piece of work, in which times of cells that different machines made can be compared."""
+    layers = torch.nn.Sequential(*[torch.nn.Linear(128, 128) for _ in range(4)])
+    x = torch.ones(256, 128)
+    return Clock().milliseconds(lambda: layers(x).sum().backward())
 
 
 def machine() -> dict[str, str]:
