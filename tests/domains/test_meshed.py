@@ -38,7 +38,7 @@ def test_the_series_begins_at_its_least_sigma(domain, monkeypatch):
 
 
 def test_networks_are_shown_walls_where_they_are_near(domain):
-    """Coordinates from -1 to 1, one less sigma / (distance + sigma), that share times the normal, and eight waves of each."""
+    """Coordinates from -1 to 1, one less sigma / (distance + sigma), that share times the normal, and waves."""
     d, middle = domain.dim, sum(domain.bounding_box) / 2
     foot = middle.clone()
     foot[1] = 0.1
