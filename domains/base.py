@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import json
 import math
 from abc import ABC
 from functools import cached_property
@@ -12,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Generator, Tensor
 
-from . import bridges, damping, paths, probing, symmetrised, values
+from . import bridges, damping, paths, probing, symmetrised
 from .affine import Affine
 from .checks import (
     batch_shape,
@@ -24,6 +22,7 @@ from .checks import (
     check_scale,
     check_tensor,
 )
+from .values import Value
 
 if TYPE_CHECKING:
     from .specs import Extent
@@ -33,7 +32,7 @@ __all__ = ["Domain"]
 _PROJECT_CAP = 64  # steps of a projection along normals
 
 
-class Domain(ABC):
+class Domain(Value, ABC):
     """A closed set in which diffusions are reflected.
 
     Tensors of points are ``[*batch, *event_shape]``. ``sigma`` is a number or a ``[*batch]`` tensor: the
@@ -76,17 +75,12 @@ class Domain(ABC):
     ricci: float | Tensor = 0.0
 
     specs: ClassVar[dict[str, str]] = {}  # words that from_data reads, and what each needs (see specs)
-    _registry: ClassVar[dict[str, type[Domain]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Register the class by name, so that a saved configuration finds it again."""
-        super().__init_subclass__(**kwargs)
+        """See that a subclass says where its walls are, and let it give ``event_shape`` as a tuple."""
         if cls.project is Domain.project and cls.boundary is Domain.boundary:
             raise TypeError(f"{cls.__name__} must define project (convex sets) or boundary (any set)")
-        taken = Domain._registry.get(cls.__name__)
-        if taken is not None and taken.__module__.startswith(f"{__package__}.") and taken.__module__ != cls.__module__:
-            raise TypeError(f"a domain named {cls.__name__} ships with the library; choose another name")
-        Domain._registry[cls.__name__] = cls
+        super().__init_subclass__(**kwargs)
         if "event_shape" in vars(cls) and isinstance(cls.event_shape, tuple):
             cls.event_shape = torch.Size(cls.event_shape)
 
@@ -491,16 +485,7 @@ class Domain(ABC):
         parts = [self._scaled(x), self._expand(distance / (distance + sigma)).expand_as(x)]
         return torch.stack(parts, x.ndim - len(self.event_shape))
 
-    # ------------------------------------------------------------------ values
-
-    def config(self) -> dict[str, Any]:
-        """What rebuilds this domain, as JSON-able values: the class name and the constructor's arguments."""
-        return values.configuration(self)
-
-    @staticmethod
-    def from_config(config: dict[str, Any]) -> Domain:
-        """Rebuild a domain from :meth:`config`; its class must have been imported."""
-        return values.build(config, Domain._registry)
+    # ------------------------------------------------------------------ choice by a word
 
     @classmethod
     def from_data(cls, data: Tensor | Extent, spec: str = "") -> Domain:
@@ -516,30 +501,6 @@ class Domain(ABC):
             ValueError: the data cannot lie in such a domain, or the spec cannot be read.
         """
         raise NotImplementedError(f"{cls.__name__} is not chosen by data: make one with its constructor")
-
-    @staticmethod
-    def registered() -> tuple[type[Domain], ...]:
-        """All classes of domains that are imported."""
-        return tuple(Domain._registry.values())
-
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Domain:
-        """A copy whose tensors lie on ``device`` in ``dtype``."""
-        other = copy.copy(self)
-        for name, value in vars(self).items():
-            setattr(other, name, values.moved(value, device=device, dtype=dtype))
-        return other
-
-    def __eq__(self, other: object) -> bool:
-        """Equal class and configuration."""
-        return isinstance(other, Domain) and type(self) is type(other) and self.config() == other.config()
-
-    def __hash__(self) -> int:
-        """Hash of the configuration."""
-        return hash(json.dumps(self.config(), sort_keys=True))
-
-    def __repr__(self) -> str:
-        """``Name(argument=value, ...)``."""
-        return values.describe(self)
 
     # ------------------------------------------------------------------ for subclasses
 

@@ -14,10 +14,12 @@ from constrained_diffusion import (
     Product,
     ReflectedDiffusion,
     ReflectedSDE,
+    Region,
     ShapeError,
 )
 from constrained_diffusion.domains import ball
 from constrained_diffusion.domains.checks import SolverError
+from constrained_diffusion.domains.meshed import Meshed
 from constrained_diffusion.scaling import DomainScaler
 
 
@@ -216,6 +218,15 @@ def test_what_is_missing_is_said():
         domain.diffuse(torch.zeros(1, 3), 0.1)
     with pytest.raises(ValueError, match="unknown|known"):
         Domain.from_config({"domain": "KleinBottle"})
+    with pytest.raises(ValueError, match="is no Annulus"):
+        Annulus.from_config(Hypercube(2).config())
+
+
+def test_registered_are_the_classes_that_can_be_made():
+    assert {Annulus, Hypercube, Region} <= set(Domain.registered())
+    assert not {Domain, Meshed} & set(Domain.registered())
+    assert set(Hypercube.registered()) < set(Domain.registered())
+    assert all(issubclass(kind, Meshed) for kind in Meshed.registered())
 
 
 def test_unbounded_and_thin_sets_are_reported():

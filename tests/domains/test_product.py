@@ -24,7 +24,6 @@ from constrained_diffusion import (
 )
 from constrained_diffusion.domains.checks import check_inside
 from constrained_diffusion.domains.product import Product
-from constrained_diffusion.domains.values import build
 from tests import references as ref
 from tests.domains.test_own_domain import ProjectedBox
 from tests.references_ball import ball_log_prob_and_score
@@ -370,10 +369,10 @@ def test_seeds_repeat(name):
 
 
 @every_product
-def test_values(name):
+def test_values(name, monkeypatch):
+    monkeypatch.setitem(Domain._registry, "ProjectedBox", ProjectedBox)  # other tests have one of that name
     domain = PRODUCTS[name]
-    registry = {**Domain._registry, "ProjectedBox": ProjectedBox}
-    again = build(json.loads(json.dumps(domain.config())), registry)
+    again = Domain.from_config(json.loads(json.dumps(domain.config())))
     assert again == domain
     assert hash(again) == hash(domain)
     assert repr(again) == repr(domain)
