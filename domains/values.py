@@ -79,11 +79,11 @@ class Value:
         return hash(json.dumps(self.config(), sort_keys=True))
 
     def __repr__(self) -> str:
-        """``Name(argument=value, ...)``, values cut to forty characters; the default ones of None are left out."""
+        """``Name(argument=value, ...)``, values cut to forty characters."""
         values = self.config()
         name = values.pop(self._kind)
         parts = [repr(v) for v in _several(self)] if values.pop(_EXTRA, None) else []
-        parts += [f"{k}={_short(v)}" for k, v in values.items() if v is not None]
+        parts += [f"{k}={_short(v)}" for k, v in values.items()]
         return f"{name}({', '.join(parts)})"
 
 
