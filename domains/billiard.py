@@ -28,25 +28,30 @@ def move(x: Tensor, displacement: Tensor, distances: Tensor, normals: Tensor) ->
     shape = x.shape
     gram = normals @ normals.T
     x, v = x.reshape(-1, shape[-1]).clone(), displacement.reshape(-1, shape[-1])
-    gap = distances.reshape(-1, distances.shape[-1]).clamp(min=0)
+    least = torch.finfo(x.dtype).tiny
+    gap = distances.reshape(-1, distances.shape[-1]).clamp(min=least)
     speed = v @ normals.T
     rows = ((gap + speed).amin(-1) < 0).nonzero().squeeze(-1)  # those that meet a wall
     free = torch.ones(len(x), 1, dtype=x.dtype, device=x.device).index_fill(0, rows, 0)
     x += free * v
-    v, gap, speed = v[rows], gap[rows], speed[rows]
+    v, gap, speed = (of.index_select(0, rows) for of in (v, gap, speed))
     left = torch.ones(len(rows), dtype=x.dtype, device=x.device)
     for _ in range(CAP):
         # A wall just left is moved away from, by the sign of its speed, so it is not hit again at once.
-        first, wall = torch.where(speed < 0, gap / -speed, torch.inf).min(-1)
+        wall = (speed / gap).min(-1).indices  # the wall that would be met first
+        toward = speed.gather(-1, wall.unsqueeze(-1))
+        first = torch.where(toward < 0, gap.gather(-1, wall.unsqueeze(-1)) / -toward, torch.inf).squeeze(-1)
         step = torch.minimum(first, left).unsqueeze(-1)
-        x[rows] += step * v
+        x.index_add_(0, rows, step * v)
         keep = (first < left).nonzero().squeeze(-1)
         if not len(keep):
             break
-        wall, rows, left = wall[keep], rows[keep], left[keep] - first[keep]
-        gap = (gap + step * speed)[keep].clamp(min=0)
-        v, speed = v[keep], speed[keep]
+        left = left - first
+        wall, rows, left, gap, v, speed, step = (
+            of.index_select(0, keep) for of in (wall, rows, left, gap, v, speed, step)
+        )
+        gap = (gap + step * speed).clamp(min=least)
         bounce = 2 * speed.gather(-1, wall.unsqueeze(-1))
-        v = v - bounce * normals[wall]
-        speed = speed - bounce * gram[wall]
+        v = v - bounce * normals.index_select(0, wall)
+        speed = speed - bounce * gram.index_select(0, wall)
     return x.reshape(shape)

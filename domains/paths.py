@@ -89,23 +89,24 @@ def simulate(
     with trusted():
         distances, _ = domain.walls(x)
         while len(rows):
-            start, time = x[rows], left[rows]
-            h = torch.maximum(least[rows], _clearance(distances) ** 2).clamp(max=flat)
+            start, beyond, time, shortest, end_part = (v.index_select(0, rows) for v in (x, total, left, least, window))
+            h = torch.maximum(shortest, _clearance(distances) ** 2).clamp(max=flat)
             h = h.maximum(time * (_SHARE / steps)).maximum((time - (_FAR * domain.inradius) ** 2) * _FAR_SHARE)
-            before = time - window[rows]
+            before = time - end_part
             goal = torch.where(before > 0, before, time)
             h = torch.where(1.5 * h >= goal, goal, h)
             noise = domain.sample_noise(start, generator=generator)
             end = domain.reflect(start, h.sqrt().reshape(-1, *ones) * noise)
             beta, (distances, normals) = distances, domain.walls(end)
-            beyond = domain.transp(start, end, total[rows])
+            beyond = domain.transp(start, end, beyond)
             if most:
                 beyond = torch.exp(-ricci / 2 * h.reshape(-1, *ones)) * beyond
             value = backward_step(domain, end, start, h, beyond, distances, beta, normals, generator)
-            total[rows] = torch.where((before > 0).reshape(-1, *ones), 0.0, value)
-            x[rows], left[rows] = end, time - h
+            total.index_copy_(0, rows, value.masked_fill((before > 0).reshape(-1, *ones), 0.0))
+            x.index_copy_(0, rows, end)
+            left.index_copy_(0, rows, time - h)
             moving = (time > h).nonzero().squeeze(-1)
-            rows, distances = rows[moving], distances[moving]
+            rows, distances = rows.index_select(0, moving), distances.index_select(0, moving)
     if math.isfinite(memory):
         size = domain.inner(x, total, total).sqrt() / (domain.dim * window).sqrt()
         total = total * (_LONGEST / size.clamp(min=_LONGEST)).reshape(-1, *ones)

@@ -1,6 +1,6 @@
 r"""Which walls a step of a reflected path touched, when, and what of a Bismut-Elworthy-Li sum is left by it.
 
-May use: torch, and the domain's ``curvature``, ``covector`` and ``logmap``.
+May use: torch, and the domain's ``curvature``, ``wall_curvature``, ``covector`` and ``logmap``.
 
 Read backwards, a step of variance h goes from a to b. Distances alpha and beta from a flat wall being known, the
 path between touched that wall with probability 1 - tanh(alpha beta / h). Up to its first touch Brownian
@@ -62,54 +62,86 @@ def backward_step(
         The sum from ``a`` on, ``[B, *event_shape]``.
     """
     step = domain.logmap(a, b)
-    row, wall, drift = _touched(domain, a, h, alpha, beta, generator)
+    place, row, drift = _touched(domain, a, h, alpha, beta, generator)
     out = step + total
+    m = alpha.shape[-1]
+    alike = normals.stride(0) == 0  # the same walls for all points
+    directions = (normals[:1] if alike else normals).reshape(-1, *domain.event_shape)
     count = torch.bincount(row, minlength=len(a))
-    place = torch.arange(len(row), device=a.device) - (count.cumsum(0) - count)[row]  # of a touch among its row's
+    start = count.cumsum(0) - count
     most = int(count.max()) if count.numel() else 0
     fewer, several = 0, 1
     while fewer < most:  # those that touched 1, 2, 3 or 4, 5 to 8, .. walls
-        chosen = (count > fewer) & (count <= several)
-        rows, these = chosen.nonzero().squeeze(-1), chosen[row]
-        width, fewer, several = min(several, alpha.shape[-1]), several, 2 * several
+        rows = ((count > fewer) & (count <= several)).nonzero().squeeze(-1)
+        width, fewer, several = min(several, m), several, 2 * several
         if not len(rows):
             continue
-        at = (chosen.cumsum(0)[row[these]] - 1, place[these])
-        touches = (wall[these], drift[these], torch.ones_like(drift[these]))
-        which, toward, mask = (v.new_zeros(len(rows), width).index_put(at, v) for v in touches)
-        n = normals[rows.unsqueeze(-1), which]
-        across = domain.covector(a[rows].unsqueeze(1).expand_as(n), n).flatten(2) * mask.unsqueeze(-1)
-        n = n.flatten(2) * mask.unsqueeze(-1)  # zero for those not hit
-        there, back = (_positive(distance[rows].gather(-1, which)) for distance in (alpha, beta))
-        carried, time = total[rows].flatten(1), h[rows].unsqueeze(-1)
-        if bool(toward.any()):
+        number, first = (v.index_select(0, rows).unsqueeze(-1) for v in (count, start))
+        slot = torch.arange(width, device=a.device)
+        touch = first + slot.minimum(number - 1)  # ``[b, width]``, the last one again where there are fewer
+        where = _pick(place, touch)
+        there, back = _positive(_pick(alpha, where)), _positive(_pick(beta, where))
+        carried, time = total.index_select(0, rows).flatten(1), h.index_select(0, rows).unsqueeze(-1)
+        toward = None if drift is None else _pick(drift, touch) * (slot < number)
+        if toward is not None and bool(toward.any()):
             bent = toward / ((domain.dim - 1) / 2 * time)
             local_time = _local_time(there + back, toward, time, generator)
-            carried = carried * torch.exp(-(bent * local_time * mask).sum(-1, keepdim=True))
+            carried = carried * torch.exp(-(bent * local_time).sum(-1, keepdim=True))
+        wall = where - (m * rows).unsqueeze(-1) if alike else where
+        lose = _Losses(domain, a.index_select(0, rows), directions)
+        across = step.index_select(0, rows).flatten(1)
         if width > 1:
-            found = _after_events(n, across, mask, there, back, time, step[rows].flatten(1), carried, generator)
+            found = _after_events(lose, wall, number, there, back, time, across, carried, generator)
         else:
-            moved = step[rows].flatten(1) + carried
-            found = moved - n[:, 0] * ((across[:, 0] * moved).sum(-1, keepdim=True) + there)
-        out[rows] = found.reshape(-1, *domain.event_shape)
+            found = lose(across + carried, wall[:, 0], there)
+        out.index_copy_(0, rows, found.reshape(-1, *domain.event_shape))
     return out
+
+
+class _Losses:
+    """What sums ``[b, D]`` at points ``[b, *event_shape]`` lose at walls of inward normals ``[k, *event_shape]``."""
+
+    def __init__(self, domain: Domain, at: Tensor, directions: Tensor) -> None:
+        self.domain, self.at, self.directions = domain, at, directions
+
+    def __call__(self, v: Tensor, wall: Tensor, distance: Tensor, happened: Tensor | None = None) -> Tensor:
+        """``v`` without what goes across walls ``[b]``, and ``distance`` ``[b, 1]`` less; where that ``happened``."""
+        n = self.directions.index_select(0, wall)
+        lost = (self.domain.covector(self.at, n).flatten(1) * v).sum(-1, keepdim=True) + distance
+        return v - n.flatten(1) * (lost if happened is None else lost * happened)
 
 
 def _touched(
     domain: Domain, a: Tensor, h: Tensor, alpha: Tensor, beta: Tensor, generator: Generator | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows and walls of all touches, in the order of the rows, and how far those distances drift in the step."""
-    row, wall = (alpha * beta < _NEVER * h.unsqueeze(-1)).nonzero(as_tuple=True)
-    there, back, time = _positive(alpha[row, wall]), _positive(beta[row, wall]), h[row]
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """All touches: their places in ``alpha``, flattened; their rows, ascending; how far those distances drift."""
+    place = (alpha * beta < _NEVER * h.unsqueeze(-1)).flatten().nonzero().squeeze(-1)
+    row = torch.div(place, alpha.shape[-1], rounding_mode="floor")
+    there, back, time = _positive(_pick(alpha, place)), _positive(_pick(beta, place)), h.index_select(0, row)
     apart = torch.tanh(there * back / time)  # probability of no touch
-    drift = torch.zeros_like(apart)
-    near = torch.bincount(row[apart < _APART], minlength=len(a)).nonzero().squeeze(-1)
-    curvature = domain.curvature(a[near]) if len(near) else alpha[:0]
-    if bool(curvature.any()):
-        drift = torch.zeros_like(alpha).index_put((near,), curvature)[row, wall] * ((domain.dim - 1) / 2 * time)
+    drift = _drift(domain, a, time, place, row, apart) if domain.wall_curvature != (0.0, 0.0) else None
+    if drift is not None:
         apart = apart / (apart + (1 - apart) * (1 + _tilt(there + back, drift, time)).clamp(min=0))
-    touched = torch.rand(row.shape, generator=generator, dtype=apart.dtype, device=apart.device) > apart
-    return row[touched], wall[touched], drift[touched]
+    u = torch.rand(row.shape, generator=generator, dtype=apart.dtype, device=apart.device)
+    touched = (u > apart).nonzero().squeeze(-1)
+    return _pick(place, touched), _pick(row, touched), None if drift is None else _pick(drift, touched)
+
+
+def _drift(domain: Domain, a: Tensor, time: Tensor, place: Tensor, row: Tensor, apart: Tensor) -> Tensor | None:
+    """How far distances from walls that may be touched drift, or None where those are flat."""
+    near = torch.bincount(row[apart < _APART], minlength=len(a)).nonzero().squeeze(-1)
+    if not len(near):
+        return None
+    curvature = domain.curvature(a[near])
+    if not bool(curvature.any()):
+        return None
+    every = curvature.new_zeros(len(a), curvature.shape[-1]).index_copy(0, near, curvature)
+    return _pick(every, place) * ((domain.dim - 1) / 2 * time)
+
+
+def _pick(values: Tensor, index: Tensor) -> Tensor:
+    """Elements of ``values``, flattened, of any number and shape of ``index``: faster than indexing is."""
+    return values.flatten().index_select(0, index.flatten()).reshape(index.shape)
 
 
 def _positive(distance: Tensor) -> Tensor:
@@ -118,9 +150,9 @@ def _positive(distance: Tensor) -> Tensor:
 
 
 def _after_events(
-    n: Tensor,
-    across: Tensor,
-    mask: Tensor,
+    lose: _Losses,
+    wall: Tensor,
+    number: Tensor,
     alpha: Tensor,
     beta: Tensor,
     h: Tensor,
@@ -128,23 +160,26 @@ def _after_events(
     carried: Tensor,
     generator: Generator | None,
 ) -> Tensor:
-    """The sum where several walls were touched.
+    """The sum where several walls were touched: the first ``number`` ``[b, 1]`` of each row.
 
-    Normals, and what gives components along them, are ``[b, k, D]``, vectors ``[b, D]``, the rest ``[b, k]``.
+    Vectors are ``[b, D]``; ``wall`` and the distances ``[b, k]``, variances ``[b, 1]``.
     """
+    k = wall.shape[-1]
     first, last = _first_and_last_touch(alpha, beta, h, generator)
-    never = mask == 0
-    times = torch.cat([first.masked_fill(never, 2.0), last.masked_fill(never, 2.0)], -1)  # shares of the step
+    times = torch.cat([first, last], -1)  # shares of the step
+    slot = torch.arange(2 * k, device=wall.device)
+    times = times.masked_fill(slot % k >= number, 2.0)
     times, order = times.sort(-1)
-    wall = order % n.shape[1]
+    happened = (slot < 2 * number).to(times)
     times = times.clamp(max=1)
-    gap = ((1 - times) * alpha.gather(-1, wall) + times * beta.gather(-1, wall)).unsqueeze(-1)
-    normal, along = (torch.take_along_dim(v, wall.unsqueeze(-1), 1) for v in (n, across))
-    between = torch.diff(times, dim=-1, prepend=torch.zeros_like(times[:, :1])).unsqueeze(-1) * step.unsqueeze(1)
+    order = order - k * (order >= k)
+    wall = wall.gather(-1, order)
+    gap = (1 - times) * alpha.gather(-1, order) + times * beta.gather(-1, order)
     v = (1 - times[:, -1:]) * step + carried
-    for e in range(times.shape[-1] - 1, -1, -1):
-        m = normal[:, e]
-        v = v + between[:, e] - m * ((along[:, e] * v).sum(-1, keepdim=True) + gap[:, e])
+    between = torch.diff(times, dim=-1, prepend=torch.zeros_like(times[:, :1]))
+    for e in range(2 * k - 1, -1, -1):
+        lost = lose(v, wall[:, e], gap[:, e : e + 1], happened[:, e : e + 1])
+        v = torch.addcmul(lost, between[:, e : e + 1], step)
     return v
 
 

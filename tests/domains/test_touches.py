@@ -35,6 +35,10 @@ class Orthant(Domain):
     def curvature(self, x):
         return torch.full_like(x[..., :-1], self.bend)
 
+    @property
+    def wall_curvature(self):
+        return self.bend, self.bend
+
 
 class Wedge(Orthant):
     """Two walls that meet at an angle, in the plane; the first is y = 0 and both contain the origin."""
