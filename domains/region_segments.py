@@ -142,11 +142,12 @@ class Segments(Facets):
         for part in self.near.parts(index[rows]):
             some = rows[part]
             pair, item = self.near.of(index[some])
-            edge[some] = item[first_least(self._gap(x[some][pair], item), pair, len(some))]
-        rest = (~good).nonzero().squeeze(-1)
-        every = torch.arange(len(self.length), device=x.device)
-        for some in rest.split(max(1, PAIRS // len(every))):
-            edge[some] = self._gap(x[some].unsqueeze(1), every).argmin(-1)
+            gap = self._gap(x.index_select(0, some.index_select(0, pair)), item)
+            edge[some] = item[first_least(gap, pair, len(some))]
+        if len(rows) < len(x):
+            every = torch.arange(len(self.length), device=x.device)
+            for some in (~good).nonzero().squeeze(-1).split(max(1, PAIRS // len(every))):
+                edge[some] = self._gap(x[some].unsqueeze(1), every).argmin(-1)
         return edge
 
     def distance(self, x: Tensor, edge: Tensor) -> Tensor:
@@ -171,16 +172,15 @@ class Segments(Facets):
             height, speed = height * speed.sign(), speed.abs()
         t = height.clamp(min=0) / torch.where(speed > 0, speed, 1.0)
         share = dot(away, along) + t * dot(way, along)
-        met = (speed > 0) & (height >= -tolerance) & (share >= -tolerance) & (share <= self.length[item] + tolerance)
-        t = torch.where(met & (t <= step[pair]), t, torch.inf)
+        met = (speed > 0) & (height >= -tolerance) & (share >= -tolerance) & (share <= self.length.index_select(0, item) + tolerance)
+        t = torch.where(met & (t <= step.index_select(0, pair)), t, torch.inf)
         first = first_least(t, pair, len(p))
         return torch.where(first < len(t), t[first.clamp(max=len(t) - 1)], torch.inf), item[first.clamp(max=len(t) - 1)]
 
     def _gap(self, x: Tensor, edge: Tensor) -> Tensor:
-        """Squared distance ``[*batch]`` of points ``[*batch, 2]`` from edges."""
-        away = x - self.start[edge]
-        along = self.along[edge]
-        share = torch.minimum(dot(away, along).clamp(min=0), self.length[edge])
+        """Squared distance of points ``[*batch, 2]`` from edges ``[n]``, with which their batches broadcast."""
+        away, along = x - self.start.index_select(0, edge), self.along.index_select(0, edge)
+        share = torch.minimum(dot(away, along).clamp(min=0), self.length.index_select(0, edge))
         off = away - share.unsqueeze(-1) * along
         return dot(off, off)
 
