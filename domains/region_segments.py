@@ -172,7 +172,8 @@ class Segments(Facets):
             height, speed = height * speed.sign(), speed.abs()
         t = height.clamp(min=0) / torch.where(speed > 0, speed, 1.0)
         share = dot(away, along) + t * dot(way, along)
-        met = (speed > 0) & (height >= -tolerance) & (share >= -tolerance) & (share <= self.length.index_select(0, item) + tolerance)
+        length = self.length.index_select(0, item)
+        met = (speed > 0) & (height >= -tolerance) & (share >= -tolerance) & (share <= length + tolerance)
         t = torch.where(met & (t <= step.index_select(0, pair)), t, torch.inf)
         first = first_least(t, pair, len(p))
         return torch.where(first < len(t), t[first.clamp(max=len(t) - 1)], torch.inf), item[first.clamp(max=len(t) - 1)]
