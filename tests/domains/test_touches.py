@@ -432,3 +432,23 @@ def test_seeds_repeat_and_the_global_state_is_left_alone():
 
 def test_no_rows():
     assert step(Orthant(), torch.zeros(0, 2), torch.zeros(0, 2), 0.1).shape == (0, 2)
+
+
+def test_walls_that_fill_up_a_row_of_touches_do_nothing(monkeypatch):
+    """Three touches that are laid in a row for four: as in a row for three, though the walls are not orthogonal."""
+    n, d = 50, 3
+    generator = seeded(3)
+    directions = torch.nn.functional.normalize(torch.randn(4, d, generator=generator, dtype=F64), dim=-1)
+    step, carried = torch.randn(2, n, d, generator=generator, dtype=F64)
+    alpha, beta = torch.rand(2, n, 4, generator=generator, dtype=F64)
+    times = torch.rand(2, n, 4, generator=generator, dtype=F64).sort(0).values
+    monkeypatch.setattr(touches, "_first_and_last_touch", lambda a, *_: tuple(times[..., : a.shape[-1]]))
+    wall = torch.tensor([0, 1, 2, 2]).expand(n, 4)
+    lose = touches._Losses(Orthant(2), torch.zeros(n, d, dtype=F64), directions)
+    number, one = torch.full((n, 1), 3), torch.ones(n, 1, dtype=F64)
+
+    def found(k):
+        rows = (v[:, :k] for v in (alpha, beta))
+        return touches._after_events(lose, wall[:, :k], number, *rows, one, step, carried, None)
+
+    torch.testing.assert_close(found(4), found(3))
