@@ -452,3 +452,11 @@ def test_walls_that_fill_up_a_row_of_touches_do_nothing(monkeypatch):
         return touches._after_events(lose, wall[:, :k], number, *rows, one, step, carried, None)
 
     torch.testing.assert_close(found(4), found(3))
+
+
+def test_each_touched_wall_damps_once(monkeypatch):
+    """Three of five curved walls are touched: what runs along them all is damped by three local times, not four."""
+    monkeypatch.setattr(touches, "_local_time", lambda c, *_: torch.full_like(c, 0.25))
+    point = [1e-9, 1e-9, 1e-9, 50.0, 50.0, 0.0]
+    out = step(Orthant(5, bend=0.4), point, point, 0.3, [0.0, 0.0, 0.0, 0.0, 0.0, 2.0], 100)
+    torch.testing.assert_close(out[:, -1], torch.full((100,), 2 * math.exp(-3 * 0.4 * 0.25), dtype=F64))
