@@ -247,3 +247,10 @@ def test_nasty_moves_stay_inside(name, dtype, entries, size, which):
     assert_inside(name, domain.project(x + v))
     if size == 0 or not domain.tangent(x, v).any():
         torch.testing.assert_close(y, x, atol=64 * torch.finfo(dtype).eps, rtol=0)
+
+
+def test_a_move_along_a_wall_that_it_starts_on():
+    domain = build(poly.box(np.zeros(2), np.ones(2)))
+    x, way = torch.tensor([[0.0, 0.5], [0.0, 0.5]]).double(), torch.tensor([[0.0, 0.8], [0.0, -2.6]]).double()
+    assert domain.boundary(x)[0].abs().max() == 0
+    torch.testing.assert_close(domain.reflect(x, way), torch.tensor([[0.0, 0.7], [0.0, 0.1]]).double())
