@@ -2,9 +2,9 @@
 
 May use: torch, losses. Noise costs more than a gradient step of a small network where kernels are series or paths are
 simulated. Drawing it for many batches at a time spreads the cost of each call; for paths, using each noised
-point a few times takes most of the rest off the training loop. A network fits points that it soon sees again, noise and all, so
-the next use of a point is some rounds of batches later, and beside others: where points are used at once, the squared
-error of the score is half as large again (``benchmarks/reuse.py``).
+point a few times takes most of the rest off the training loop. A network fits points that it soon sees again, noise
+and all, so the next use of a point is some rounds of batches later, and beside others: where points are used at once,
+the squared error of the score is half as large again (``benchmarks/reuse.py``).
 """
 
 from __future__ import annotations
