@@ -23,9 +23,9 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Generator, Tensor
-from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
+from .averaging import WeightAverage
 from .checkpoints import load_newest, save_step
 from .domains.checks import DomainError, SolverError, trusted
 from .interrupts import Stop
@@ -103,11 +103,10 @@ class Trainer:
         self.step, self.history = 0, list[tuple[int, float, float]]()
         self._order: tuple[int, Tensor] | None = None
         model.to(self.device).train()
-        self._average = AveragedModel(model)
+        self._average = WeightAverage(model)
         self.averaged.eval()
         self.averaged.precision = None
         self._weights: list[Tensor] = list(model.parameters())
-        self._averages: list[Tensor] = list(self.averaged.parameters())
         optimiser = torch.optim.Adam(self._weights, lr=plan.learning_rate, fused=True)
         if plan.compile:
             model.network.compile()
@@ -210,15 +209,10 @@ class Trainer:
         self._update_average()
         return total
 
-    @torch.no_grad()
     def _update_average(self) -> None:
-        """Exponential average whose memory grows with the run, up to its decay; the first step's weights begin it."""
+        """Exponential average whose memory grows with the run, up to its decay."""
         n = int(self._average.n_averaged)
-        decay = min(self.plan.average, (1 + n) / (10 + n)) if n else 0.0
-        torch._foreach_lerp_(self._averages, self._weights, 1 - decay)
-        for averaged, current in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
-            averaged.copy_(current)
-        self._average.n_averaged += 1
+        self._average.update(min(self.plan.average, (1 + n) / (10 + n)))
 
     def _part_loss(self, part: int) -> Tensor:
         """Mean loss of one part of this step's batch."""

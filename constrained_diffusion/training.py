@@ -14,9 +14,9 @@ from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import trange
 
+from .averaging import WeightAverage
 from .domains.checks import SolverError, trusted
 from .losses import ScoreMatching
 from .pool import NoisePool
@@ -106,8 +106,8 @@ def train(
     loss.sde.check_data("x", x)
     watch, chosen = _hold_back(loss, x, condition, recipe, generator, validation_history)
     model.train()
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(_decay(recipe)))
-    optimiser = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True)
+    average, weights = WeightAverage(model), list(model.parameters())
+    optimiser = torch.optim.Adam(weights, lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, recipe.rate)
     pool = NoisePool(
         loss,
@@ -133,10 +133,10 @@ def train(
                 value = losses.mean()
                 optimiser.zero_grad(set_to_none=True)
                 value.backward()
-                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+                nn.utils.clip_grad_norm_(weights, recipe.clip)
                 optimiser.step()
                 schedule.step()
-                average.update_parameters(model)
+                average.update(_decay(recipe))
                 recent.append(value.detach())
                 if len(recent) == _REPORT or step + 1 == recipe.steps:
                     mean = float(torch.stack(recent).mean())
