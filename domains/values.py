@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-__all__ = ["Value", "moved"]
+__all__ = ["Value"]
 
 _EXTRA = "*"  # key under which positional arguments of any number are kept
 
