@@ -4,7 +4,7 @@ May use: torch, losses. Noise costs more than a gradient step of a small network
 simulated. Drawing it for many batches at a time spreads the cost of each call; for paths, using each noised
 point a few times takes most of the rest off the training loop. A network fits points that it soon sees again, noise
 and all, so the next use of a point is some rounds of batches later, and beside others: where points are used at once,
-the squared error of the score is half as large again (``benchmarks/reuse.py``).
+the squared error of the score at medium noise is half as large again (``benchmarks/reuse.py``).
 """
 
 from __future__ import annotations
@@ -50,9 +50,11 @@ class NoisePool:
     ) -> None:
         self.loss, self.x, self.condition, self.generator = loss, x, condition, generator
         self.batch_size, self.reuse = batch_size, reuse
-        most = max(1, _NUMBERS // (batch_size * x[0].numel()))
+        kept = _APART * (reuse - 1) + 1
+        held = kept if reuse == 1 else kept + reuse  # rounds, with those laid beside one another
+        most = max(1, _NUMBERS // (held * batch_size * x[0].numel()))
         self._chunk = min(_BATCHES, most, math.ceil(batches / reuse))
-        self._rounds: deque[tuple[Tensor, Noised]] = deque(maxlen=_APART * (reuse - 1) + 1)
+        self._rounds: deque[tuple[Tensor, Noised]] = deque(maxlen=kept)
         self._order: list[Tensor] = []
 
     def draw(self) -> tuple[Noised, dict[str, Tensor]]:

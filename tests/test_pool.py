@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from constrained_diffusion import pool as module
 from constrained_diffusion.losses import Noised
 from constrained_diffusion.pool import NoisePool
 
@@ -94,3 +95,12 @@ def test_batches_repeat():
     first, again = (pool(Numbered(), 3, 600) for _ in range(2))
     for _ in range(600):
         assert torch.equal(first.draw()[0].x, again.draw()[0].x)
+
+
+@pytest.mark.parametrize(("reuse", "batches"), [(1, 24), (3, 2)])
+def test_no_more_is_held_than_fits(monkeypatch, reuse, batches):
+    """Of three uses nine rounds are kept, and three are laid beside one another."""
+    monkeypatch.setattr(module, "_NUMBERS", 24 * SIZE)
+    loss = Numbered()
+    pool(loss, reuse, 1000).draw()
+    assert loss.count == batches * SIZE
