@@ -24,7 +24,9 @@ class ProbabilityFlow(Sampler):
         process: what to follow.
         score: its model.
         rtol: relative error allowed in a step.
-        atol: absolute error, in units of the domain's inradius (1 where there is none).
+        atol: absolute error, in units of the domain's inradius (1 where there is none). Both well below what
+            sigma_min is in these units: where much of the data lies within a few sigma_min of a wall, such as nearly
+            empty parts of a composition, 1e-5 for both is worth its half as many evaluations again.
         method: of torchdiffeq, one that adapts.
         max_evaluations: beyond which :class:`SolverError` is raised, in each of the ``steps``.
         options: ``denoise``, ``grid`` and ``steps`` as for :class:`Sampler`, but one step, which is the default, is
