@@ -20,6 +20,7 @@ from .domains.checks import DomainError, ShapeError, check_inside, check_tensor,
 __all__ = [
     "Array",
     "Kind",
+    "check_columns",
     "check_device",
     "check_same_rows",
     "choose_sigma_min",
@@ -31,6 +32,8 @@ __all__ = [
 
 Array = NDArray[np.floating] | Tensor
 
+_MOST_LOST = 0.01  # of the range of a condition, to rounding
+_CONSTANT = 1e-12  # range, of its size, within which a condition is one number with its own rounding
 _NEIGHBOURS = 4096  # points at most among which neighbours are looked for
 
 
@@ -104,6 +107,16 @@ def column_names(x: object) -> list[str] | None:
     return names if names and all(isinstance(name, str) for name in names) else None
 
 
+def check_columns(name: str, x: object, known: list[str] | None, fitted: str) -> None:
+    """Refuse a data frame whose columns are not ``known``, which the attribute ``fitted``, "model.names", holds."""
+    names = column_names(x)
+    if names is not None and known is not None and names != known:
+        raise ValueError(
+            f"{name} has the columns {', '.join(names)}; {fitted.split('.')[0]} was fitted to {', '.join(known)}, in "
+            f"that order: give {name}[{fitted}]"
+        )
+
+
 def check_device(device: torch.device | str | None) -> None:
     """Refuse a device that is not there, before anything else takes its time."""
     if device is not None:
@@ -133,7 +146,8 @@ def _check_rows(name: str, wide: Tensor, domain: Domain, kind: Kind) -> None:
 def condition_rows(name: str, value: Array | None, n: int, like: Tensor, length: int | None = None) -> Tensor | None:
     """Conditions as a float32 tensor ``[n, k]`` on the device of ``like``; a row of NaN stands for none.
 
-    One row ``[k]`` serves all; ``[n]`` numbers are one for each. ``length`` is k where it is known, and decides.
+    One row ``[k]`` serves all; ``[n]`` numbers are one for each. ``length`` is k where it is known, and decides;
+    where it is not, those are the first that are seen, and must be told apart in float32.
     """
     if value is None:
         return None
@@ -142,8 +156,11 @@ def condition_rows(name: str, value: Array | None, n: int, like: Tensor, length:
         value = np.array(value)  # a copy: torch warns of arrays that cannot be written
         if value.dtype.kind not in "fiub":
             raise TypeError(f"{name} must hold numbers, not {value.dtype}: give classes as one-hot rows")
-    rows = torch.as_tensor(value)
-    rows = rows.to(device=like.device, dtype=torch.float32)
+    rows = torch.as_tensor(value).to(device=like.device)
+    rounded = rows.to(torch.float32)
+    if length is None:
+        _check_resolved(name, rows, rounded)
+    rows = rounded
     if rows.ndim == 1 and length in (None, 1) and len(rows) == n:  # one number for each, as targets come
         rows = rows.unsqueeze(1)
     rows = rows.expand(n, -1) if rows.ndim == 1 else rows
@@ -153,6 +170,22 @@ def condition_rows(name: str, value: Array | None, n: int, like: Tensor, length:
     if not bool((rows.isfinite() | missing).all()):
         raise ValueError(f"{name} must be finite, but for rows that are NaN as a whole, which stand for no condition")
     return rows
+
+
+def _check_resolved(name: str, rows: Tensor, rounded: Tensor) -> None:
+    """Refuse numbers so far from zero, for how much they vary, that rounding blurs them."""
+    if rows.ndim == 0 or len(rows) < 2:
+        return
+    known = rows.isfinite().reshape(len(rows), -1).all(-1)
+    wide = rows[known].double()
+    if len(wide) == 0:
+        return
+    span = wide.amax(0) - wide.amin(0)
+    lost = (rounded[known].double() - wide).abs().amax(0)
+    if bool(((lost > _MOST_LOST * span) & (span > _CONSTANT * wide.abs().amax(0))).any()):
+        raise ValueError(
+            f"{name} is so far from zero, for how little it varies, that float32 does not resolve it: subtract its mean"
+        )
 
 
 def choose_sigma_min(domain: Domain, x: Tensor) -> float:

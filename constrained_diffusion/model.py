@@ -5,17 +5,30 @@ May use: everything below.
 
 from __future__ import annotations
 
+import copy
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .checkpoints import load_run, save_run
-from .data import Array, Kind, check_device, check_same_rows, choose_sigma_min, column_names, condition_rows, to_tensor
+from .data import (
+    Array,
+    Kind,
+    check_columns,
+    check_device,
+    check_same_rows,
+    choose_sigma_min,
+    column_names,
+    condition_rows,
+    to_tensor,
+)
 from .domains import Domain
 from .domains.checks import batch_shape
 from .domains.given import require_domain
@@ -84,6 +97,7 @@ class ReflectedDiffusion(Parameters):
         score_: the :class:`ScoreModel`, once fitted.
         units_: between the data's units and those of the normal form.
         feature_names_in_: the columns of the data frame that ``fit`` was given, in order; absent otherwise.
+        condition_names_in_: likewise those of the conditions.
         history_: loss curve, a list of (step, mean loss); where the weighting adapts, each by the weights of its time.
         validation_history_: loss of the data held back, a list of (step, loss); empty without early stopping.
     """
@@ -92,6 +106,7 @@ class ReflectedDiffusion(Parameters):
     score_: ScoreModel
     units_: Units
     feature_names_in_: list[str]
+    condition_names_in_: list[str]
     history_: list[tuple[int, float]]
     validation_history_: list[tuple[int, float]]
 
@@ -146,6 +161,7 @@ class ReflectedDiffusion(Parameters):
             value = getattr(self, name)
             if not isinstance(value, numbers.Integral) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
+        _check_seed(self.seed)
         if self.network is not None and not callable(self.network):
             raise TypeError(f"network must be a function of a domain that makes a module, not {self.network!r}")
 
@@ -167,30 +183,33 @@ class ReflectedDiffusion(Parameters):
 
         Raises:
             TypeError, ValueError: the data are not of a kind, shape or place that can be used.
-            SolverError: training diverged.
+            SolverError: training diverged; the model is as it was before.
         """
         self._check_parameters()
         check_device(self.device)
         recipe = self._recipe(self.steps)
-        names = column_names(x)
+        names = {"feature_names_in_": column_names(x), "condition_names_in_": column_names(condition)}
         check_same_rows(x, condition)
         wide, kind = to_tensor("x", x, self.domain, device=self.device)
         rows = condition_rows("condition", condition, len(wide), wide)
         units = Units.of(self.domain, wide)
         domain, data = units.normal, units.enter(wide)
-        least = choose_sigma_min(domain, data) if self.sigma_min is None else self.sigma_min
-        most = self.sigma_max
+        least, most = self._argument("sigma_min"), self._argument("sigma_max")
+        if least is None:
+            least = choose_sigma_min(domain, data)
         if most is None and not domain.spectral_gap > 0:  # no walls: noise as wide as the data
             most = float((data.flatten(1) - data.flatten(1).mean(0)).norm(dim=1).max())
         sde = self._process(domain, least, most)
         score = self._build(sde, 0 if rows is None else rows.shape[1]).to(data.device)
         if rows is not None and isinstance(score.network, MLP):
             score.network.standardise(rows)
-        self.sde_, self.score_, self.units_, self._kind = sde, score, units, kind
-        self._name_columns(names)
-        self.history_, self.validation_history_ = [], []
-        self._generator = torch.Generator(device=data.device).manual_seed(self.seed)
-        self._train(data, rows, recipe, progress)
+        with self._kept_if_it_fails():
+            self.sde_, self.score_, self.units_, self._kind = sde, score, units, kind
+            self._as_fitted = {name: self._argument(name) for name in _SAVED}
+            self._name_columns(names)
+            self.history_, self.validation_history_ = [], []
+            self._generator = _stream(self.seed, data.device)
+            self._train(data, rows, recipe, progress)
         return self
 
     def partial_fit(
@@ -206,6 +225,9 @@ class ReflectedDiffusion(Parameters):
             condition: as for :meth:`fit`, of the same length.
             steps: gradient steps; the model's own number by default.
             progress: show a progress bar.
+
+        Raises:
+            SolverError: training diverged; the model is as it was before.
         """
         recipe = self._recipe(self.steps if steps is None else steps)
         if not hasattr(self, "score_"):
@@ -215,8 +237,10 @@ class ReflectedDiffusion(Parameters):
             finally:
                 self.steps = kept
         check_same_rows(x, condition)
-        data, self._kind = self._read("x", x)
-        self._train(data, self._rows(condition, len(data)), recipe, progress)
+        data, kind = self._read("x", x)
+        with self._kept_if_it_fails():
+            self._kind = kind
+            self._train(data, self._rows(condition, len(data)), recipe, progress)
         return self
 
     def sample(
@@ -259,15 +283,15 @@ class ReflectedDiffusion(Parameters):
             raise TypeError(f"n must be an integer, not {n!r}")
         (n,) = batch_shape(int(n), "n")
         device = self._device()
-        generator = self._generator if seed is None else torch.Generator(device=device).manual_seed(seed)
+        generator = self._generator if seed is None else _stream(seed, device)
         rows = self._rows(condition, n)
-        flow = self.process == "flow"
+        flow = self._as_fitted["process"] == "flow"
         make: Callable[..., Sampler] = sampler or (Heun if flow else EulerMaruyama)
         if not callable(make):
             raise TypeError(f"sampler must be a class such as Heun, or a function that makes one, not {sampler!r}")
         usual = 50 if flow else 250
         walk = make(self.sde_, self._guided(guidance, rows), steps=usual if steps is None else steps)
-        done = [torch.empty(0, *self.domain.event_shape, device=device)]
+        done = [torch.empty(0, *self.units_.domain.event_shape, device=device)]
         for part in _parts(n, batch_size):
             size, extra = part.stop - part.start, _keywords(rows, part)
             done.append(walk.sample(size, generator=generator, condition=extra, progress=progress, device=device).x)
@@ -291,7 +315,7 @@ class ReflectedDiffusion(Parameters):
         self._check_fitted()
         data, kind = self._read("x", x)
         rows = self._rows(condition, len(data))
-        generator = torch.Generator(device=data.device).manual_seed(seed)
+        generator = _stream(seed, data.device)
         values = [
             log_prob(
                 self.sde_, self.score_, data[part], condition=_keywords(rows, part), generator=generator, **options
@@ -330,13 +354,14 @@ class ReflectedDiffusion(Parameters):
         self._check_fitted()
         config = {
             "model": type(self).__name__,
-            "domain": self.domain.config(),
-            "arguments": {k: getattr(self, k) for k in _SAVED},
+            "domain": self.units_.domain.config(),
+            "arguments": self._as_fitted,
             "normal": self.units_.normal.config(),
             "sigma": [self.sde_.sigma_min, self.sde_.sigma_max],
             "network": self.score_.network.config() if isinstance(self.score_.network, MLP) else None,
             "kind": {"library": self._kind.library, "dtype": self._kind.dtype},
             "columns": getattr(self, "feature_names_in_", None),
+            "condition_columns": getattr(self, "condition_names_in_", None),
             "history": self.history_,
             "validation_history": self.validation_history_,
         }
@@ -379,17 +404,20 @@ class ReflectedDiffusion(Parameters):
         model.score_.to(device or "cpu").eval()
         model.history_ = [tuple(entry) for entry in config["history"]]
         model.validation_history_ = [tuple(entry) for entry in config["validation_history"]]
-        model._generator = torch.Generator(device=device or "cpu").manual_seed(model.seed)
+        model._generator = _stream(model.seed, device or "cpu")
         model._kind = Kind(**config["kind"])
-        model._name_columns(config.get("columns"))
+        model._as_fitted = dict(config["arguments"])
+        names = {"feature_names_in_": "columns", "condition_names_in_": "condition_columns"}
+        model._name_columns({attribute: config.get(key) for attribute, key in names.items()})
         return model
 
     def _build(self, sde: Process, condition_dim: int) -> ScoreModel:
         """A fresh score model: the seed decides its weights, and the caller's random state stays as it is."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
+            torch.manual_seed(int(self.seed))
             if self.network is None:
-                module: nn.Module = MLP(sde.domain, self.width, self.depth, condition_dim, self.dropout)
+                width, depth, dropout = (self._argument(name) for name in ("width", "depth", "dropout"))
+                module: nn.Module = MLP(sde.domain, width, depth, condition_dim, dropout)
             else:
                 module = self.network(sde.domain)
             return ScoreModel(module, sde)
@@ -400,16 +428,34 @@ class ReflectedDiffusion(Parameters):
             return flow_over(domain, most, least)
         return ReflectedSDE(domain, 0.01 if least is None else least, most)
 
+    def _argument(self, name: str) -> Any:
+        """A constructor argument; numpy's numbers, as searches over grids give them, as Python's."""
+        return _plain(getattr(self, name))
+
     def _recipe(self, steps: int) -> Recipe:
         return Recipe(
-            steps,
-            self.batch_size,
-            self.learning_rate,
-            reuse=1 if self.reuse is None else self.reuse,
-            hide=self.condition_dropout,
-            held_back=self.validation_fraction if self.early_stopping else 0.0,
-            patience=self.patience,
+            _plain(steps),
+            self._argument("batch_size"),
+            self._argument("learning_rate"),
+            reuse=1 if self.reuse is None else self._argument("reuse"),
+            hide=self._argument("condition_dropout"),
+            held_back=self._argument("validation_fraction") if self.early_stopping else 0.0,
+            patience=self._argument("patience"),
         )
+
+    @contextmanager
+    def _kept_if_it_fails(self) -> Iterator[None]:
+        """Undo what is done to the model if it ends with an error; an interrupt is none."""
+        before = {k: list(v) if isinstance(v, list) else v for k, v in vars(self).items()}
+        weights = copy.deepcopy(self.score_.state_dict()) if hasattr(self, "score_") else None
+        try:
+            yield
+        except Exception:
+            vars(self).clear()
+            vars(self).update(before)
+            if weights is not None:
+                self.score_.load_state_dict(weights)
+            raise
 
     def _train(self, data: Tensor, rows: Tensor | None, recipe: Recipe, progress: bool) -> None:
         """Train on points in normal form; the histories go on where they were."""
@@ -427,24 +473,21 @@ class ReflectedDiffusion(Parameters):
             validation_history=self.validation_history_,
         )
 
-    def _name_columns(self, names: list[str] | None) -> None:
-        """Keep the names of a data frame's columns, as scikit-learn does; nothing where there are none."""
-        vars(self).pop("feature_names_in_", None)
-        if names is not None:
-            self.feature_names_in_ = names
+    def _name_columns(self, names: dict[str, list[str] | None]) -> None:
+        """Keep the names of data frames' columns, as scikit-learn does; no attribute where there are none."""
+        for attribute, columns in names.items():
+            vars(self).pop(attribute, None)
+            if columns is not None:
+                setattr(self, attribute, columns)
 
     @property
     def _default_weighting(self) -> Weighting:
-        return "adaptive" if self.process == "diffusion" and self.loss == "denoising" else "fidelity"
+        diffusion = self._as_fitted["process"] == "diffusion"
+        return "adaptive" if diffusion and self.loss == "denoising" else "fidelity"
 
     def _read(self, name: str, x: Array) -> tuple[Tensor, Kind]:
         """A user's points, checked, as the model's; a data frame must have the columns of the one in ``fit``."""
-        names, known = column_names(x), getattr(self, "feature_names_in_", None)
-        if names is not None and known is not None and names != known:
-            raise ValueError(
-                f"{name} has the columns {', '.join(names)}; the model was fitted to {', '.join(known)}, in that "
-                f"order: give {name}[model.feature_names_in_]"
-            )
+        check_columns(name, x, getattr(self, "feature_names_in_", None), "model.feature_names_in_")
         return self.units_.read(name, x, self._device())
 
     def _device(self) -> torch.device:
@@ -457,14 +500,16 @@ class ReflectedDiffusion(Parameters):
     def _rows(self, condition: Array | None, n: int) -> Tensor | None:
         """Conditions for ``n`` points: a model that has learnt to do without takes the null token for none."""
         like = torch.empty(0, device=self._device())
-        if condition is None and self.condition_dropout and self._condition_dim():
+        check_columns("condition", condition, getattr(self, "condition_names_in_", None), "model.condition_names_in_")
+        if condition is None and self._as_fitted["condition_dropout"] and self._condition_dim():
             return null_condition(self._condition_dim()).to(like).expand(n, -1)
         return condition_rows("condition", condition, n, like, self._condition_dim() or None)
 
     def _guided(self, weight: float, rows: Tensor | None) -> Score:
         if not weight:
             return self.score_
-        if rows is None or bool(rows.isnan().all()) or not self.condition_dropout or not self._condition_dim():
+        may = self._condition_dim() and self._as_fitted["condition_dropout"]
+        if rows is None or bool(rows.isnan().all()) or not may:
             raise ValueError("guidance needs a condition, and a model fitted with one and condition_dropout > 0")
         return ClassifierFreeGuidance(self.score_, weight, null={"condition": null_condition(rows.shape[1])})
 
@@ -506,8 +551,24 @@ _SAVED = (
 _PROCESSES = ("diffusion", "flow")
 
 
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _check_seed(seed: object) -> None:
+    if not isinstance(seed, numbers.Integral) or not 0 <= int(seed) < 2**63:
+        raise ValueError(f"seed must be an integer of at least 0 and below 2**63, not {seed!r}")
+
+
+def _stream(seed: int, device: torch.device | str) -> torch.Generator:
+    _check_seed(seed)
+    return torch.Generator(device=device).manual_seed(int(seed))
+
+
 def _parts(n: int, size: int) -> list[slice]:
     """Slices of at most ``size`` that cover ``n``."""
+    if not isinstance(size, numbers.Integral) or size < 1:
+        raise ValueError(f"batch_size must be a positive integer, not {size!r}")
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from .domains.checks import DomainError, ShapeError, batch_shape, check_tensor
 from .model import ReflectedDiffusion
+from .sde import ReflectedSDE
 
 __all__ = ["Posterior"]
 
@@ -207,7 +208,7 @@ class Posterior:
 
     def _least_blur(self) -> float:
         """The noise at which scores are good and the posterior is hardly blurred."""
-        if self.model.process != "diffusion":
+        if not isinstance(self.model.sde_, ReflectedSDE):
             raise ValueError('gradients need a score: fit a model with process="diffusion"')
         return min(_BLUR * self.model.sde_.sigma_min, self.model.sde_.sigma_max)
 

@@ -10,7 +10,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from .data import Array, Kind, to_numbers
+from .data import Array, Kind, check_columns, column_names, to_numbers
 from .domains import Domain
 from .domains.affine import Affine
 from .domains.checks import check_finite
@@ -39,9 +39,11 @@ class DomainScaler(Parameters):
 
     Attributes:
         affine_: from the domain to the data's units, once fitted.
+        feature_names_in_: the columns of the data frame that ``fit`` was given, in order; absent otherwise.
     """
 
     affine_: Affine
+    feature_names_in_: list[str]
 
     def __init__(self, domain: Domain, *, margin: float = 0.0) -> None:
         self.domain, self.margin = domain, margin
@@ -62,6 +64,10 @@ class DomainScaler(Parameters):
         rows, _ = self._rows(x)
         check_finite("x", rows, rows.ndim - 1)
         self.affine_ = self.domain.covering(rows, self.margin)
+        names = column_names(x)
+        vars(self).pop("feature_names_in_", None)
+        if names is not None:
+            self.feature_names_in_ = names
         return self
 
     def fit_transform(self, x: Array, y: object = None) -> Any:
@@ -70,6 +76,7 @@ class DomainScaler(Parameters):
 
     def transform(self, x: Array) -> Any:
         """Points ``[n, *event_shape]`` in the domain's units; outside, if they lie beyond those it was fitted to."""
+        check_columns("x", x, getattr(self, "feature_names_in_", None), "scaler.feature_names_in_")
         rows, kind = self._rows(x)
         z, place = self._fitted.inverse(rows), self.domain
         slack = 64 * torch.finfo(getattr(torch, kind.dtype)).eps * max(1.0, place.magnitude)

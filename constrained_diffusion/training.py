@@ -6,6 +6,7 @@ May use: torch, tqdm, losses, scores.
 from __future__ import annotations
 
 import math
+import numbers
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,7 +66,7 @@ class Recipe:
             raise ValueError(f"hide must lie in [0, 1), not {self.hide!r}")
         if not 0 <= self.held_back < 1:
             raise ValueError(f"held_back must lie in [0, 1), not {self.held_back!r}")
-        if not self.learning_rate > 0:
+        if not isinstance(self.learning_rate, numbers.Real) or not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate!r}")
 
     def rate(self, step: int) -> float:

@@ -1,17 +1,23 @@
 """Changes of units, coordinate by coordinate: from a domain in which numbers are of order one to the data's own.
 
-May use: torch.
+May use: torch, and a domain's bounding box and size of coordinates.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-__all__ = ["Affine"]
+if TYPE_CHECKING:
+    from .base import Domain
+
+__all__ = ["FAR", "Affine", "about_origin"]
+
+FAR = 100.0  # widths from zero up to which a set is left where it is: in float32 that still resolves 1e-5 of them
 
 
 @dataclass(frozen=True)
@@ -49,3 +55,17 @@ class Affine:
     def identity(shape: torch.Size) -> Affine:
         """The map that changes nothing."""
         return Affine(torch.zeros(shape, dtype=torch.float64), torch.ones(shape, dtype=torch.float64))
+
+
+def about_origin(domain: Domain, moved: Callable[[Tensor], Domain]) -> tuple[Domain, Affine | None]:
+    """A set that lies far from the origin for its width, moved there: what :meth:`Domain.normalised` returns.
+
+    Args:
+        domain: with a bounding box.
+        moved: makes the domain less a float64 point ``[*event_shape]``.
+    """
+    low, high = domain.bounding_box
+    if domain.magnitude <= FAR * float((high - low).max()):
+        return domain, None
+    middle = (low + high) / 2
+    return moved(middle), Affine(middle, torch.ones_like(middle))

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from . import interval
-from .affine import Affine
+from .affine import FAR, Affine
 from .base import Domain
 from .checks import DomainError, ShapeError, batch_shape, check_scale, plain
 from .euclidean import event_shape
@@ -19,6 +19,7 @@ from .specs import Extent, numbers, round_outwards
 
 __all__ = ["Hypercube"]
 
+_PLAIN = 1e6  # sides up to which, and down to one over which, the units are left alone
 _FEW = 16  # coordinates up to which a network reads eigenfunctions of each as well
 
 Bound = float | Sequence[float] | Tensor
@@ -197,10 +198,14 @@ class Hypercube(Domain):
         return interval.bridge(x0, x, *self._bounds(x), self._expand(less), self._expand(scale), generator)
 
     def normalised(self, x: Tensor) -> tuple[Domain, Affine | None]:
-        """The unit cube, if the sides differ: noise that blurs the shortest would never reach across the longest."""
+        """The unit cube, if the sides differ: noise that blurs the shortest would never reach across the longest.
+
+        Also if a side is out of all proportion, or small for where it lies: single precision would not resolve it.
+        """
         low, high = self.bounding_box
         sides = high - low
-        if bool((sides == sides.flatten()[0]).all()):
+        side = float(sides.flatten()[0])
+        if bool((sides == side).all()) and 1 / _PLAIN <= side <= _PLAIN and self.magnitude <= FAR * side:
             return self, None
         return Hypercube(self.shape), Affine(low, sides)
 

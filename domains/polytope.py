@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from . import billiard, halfspaces, spectral
+from .affine import Affine, about_origin
 from .base import Domain
 from .checks import ShapeError, batch_shape
 from .euclidean import event_shape
@@ -141,9 +142,10 @@ class Polytope(Domain):
         distance, facet = gaps.min(-1)
         normal = -self.A.to(x)[facet].reshape(x.shape)
         back = self.project(x) - x
-        gap = self.inner(x, back, back).sqrt()
-        out = gap > 0
-        unit = back / self._expand(torch.where(out, gap, 1.0))
+        squared = self.inner(x, back, back)
+        out = squared > 0
+        gap = torch.where(out, squared, 1.0).sqrt()  # inside it has a derivative, too
+        unit = back / self._expand(gap)
         return torch.where(out, -gap, distance.clamp(min=0)), torch.where(self._expand(out), unit, normal)
 
     def walls(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -249,6 +251,19 @@ class Polytope(Domain):
     def mixing(self) -> Mixing:
         """The chains that uniform points are drawn from: ``r_hat``, ``steps``, ``chains``."""
         return self._mixed
+
+    # ------------------------------------------------------------------ units
+
+    def normalised(self, x: Tensor) -> tuple[Domain, Affine | None]:
+        """Moved to the origin, if it lies so far from it that single precision would not resolve it."""
+        return about_origin(self, self._less)
+
+    def _less(self, point: Tensor) -> Polytope:
+        """The set moved by minus a point."""
+        p, g = point.numpy().reshape(-1), self._given
+        if not len(g["A_eq"]):
+            return Polytope(g["A"], g["b"] - g["A"] @ p, shape=self.shape)
+        return Polytope(g["A"], g["b"] - g["A"] @ p, g["A_eq"], g["b_eq"] - g["A_eq"] @ p, self.shape)
 
     # ------------------------------------------------------------------ networks
 

@@ -12,6 +12,8 @@ import torch
 from torch import Generator, Tensor
 
 from . import region_mesh, region_outline, region_spectrum
+from .affine import Affine, about_origin
+from .base import Domain
 from .checks import DomainError, batch_shape
 from .meshed import Meshed
 from .region_arcs import Arcs
@@ -277,6 +279,10 @@ class Region(Meshed):
         return segments.sample_uniform(math.prod(size), self.area, generator).reshape(*size, 2).to(like)
 
     # ------------------------------------------------------------------ values
+
+    def normalised(self, x: Tensor) -> tuple[Domain, Affine | None]:
+        """Moved to the origin, if it lies so far from it that single precision would not resolve it."""
+        return about_origin(self, lambda middle: Region([r - middle.numpy() for r in self._rings], self.resolution))
 
     def config(self) -> dict[str, Any]:
         """Rings as nested lists, and the resolution."""

@@ -12,6 +12,8 @@ import torch
 from torch import Generator, Tensor
 
 from . import solid_spectrum, solid_surface
+from .affine import Affine, about_origin
+from .base import Domain
 from .checks import DomainError, batch_shape
 from .meshed import Meshed
 from .solid_bends import Bends
@@ -283,6 +285,10 @@ class Solid(Meshed):
         return triangles.sample_uniform(math.prod(size), self.volume, generator).reshape(*size, 3).to(like)
 
     # ------------------------------------------------------------------ values
+
+    def normalised(self, x: Tensor) -> tuple[Domain, Affine | None]:
+        """Moved to the origin, if it lies so far from it that single precision would not resolve it."""
+        return about_origin(self, lambda m: Solid(self._vertices - m.numpy(), self._faces, self.resolution))
 
     def config(self) -> dict[str, Any]:
         """Vertices and faces as nested lists, and the resolution."""

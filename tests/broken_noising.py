@@ -305,6 +305,15 @@ class HugeFeatures(OwnSquare):
         return 1e6 * super().features(x, sigma)
 
 
+@breaks("features")
+class FeaturesWithoutGradient(OwnSquare):
+    """A length that is zero: its root has no derivative there, and `where` does not remove it."""
+
+    def features(self, x, sigma):
+        beyond = (self.project(x) - x).square().sum(-1, keepdim=True).sqrt()
+        return torch.cat([torch.where(beyond > 0, beyond, 0.0), super().features(x, sigma)], -1)
+
+
 @breaks("inradius")
 class Raises(OwnSquare):
     def __init__(self):

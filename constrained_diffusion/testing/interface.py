@@ -125,7 +125,7 @@ def finite(bench: Bench) -> Finding:
     return _listed(list(dict.fromkeys(bad)), f"{tried} points, float32 and float64")
 
 
-@promise("features", "and planes return numbers of order one, [*batch, k], with the same k for every batch")
+@promise("features", "and planes return numbers of order one, [*batch, k], always the same k, with finite gradients")
 def features(bench: Bench) -> Finding:
     return together(_features(bench, "features"), _features(bench, "planes"))
 
@@ -134,9 +134,14 @@ def _features(bench: Bench, name: str) -> Finding:
     bad, widths, largest = [], set(), 0.0
     for dtype in (torch.float32, DOUBLE):
         for factor in (1e-3, 0.1, 1.0, 3.0):
-            x = bench.inside[: bench.few].to(dtype)
+            x = bench.inside[: bench.few].to(dtype).requires_grad_()
             sigma = torch.full((len(x),), factor * bench.scale, dtype=dtype)
-            f = getattr(bench.domain, name)(x, sigma)
+            with torch.enable_grad():
+                f = getattr(bench.domain, name)(x, sigma)
+                fine = _finite_gradient(f, x)
+            if not fine:
+                bad.append(f"the gradient is not finite at sigma {float(sigma[0]):.2g}")
+            f = f.detach()
             widths.add(f.shape[1])
             largest = max(largest, float(f.abs().max()))
             if not bool(f.isfinite().all()):
@@ -146,6 +151,15 @@ def _features(bench: Bench, name: str) -> Finding:
     if not largest < 100:
         bad.append(f"as large as {largest:.3g}")
     return _listed(bad, f"{max(widths)} {name}, at most {largest:.3g}")
+
+
+def _finite_gradient(f: Tensor, x: Tensor) -> bool:
+    """Whether what ``f`` ``[*batch, k]`` was computed from ``x`` has a derivative, if autograd is to know one."""
+    try:
+        (slope,) = torch.autograd.grad(f.sum(), x, allow_unused=True) if f.requires_grad else (None,)
+    except ValueError:  # found without autograd, and says so
+        return True
+    return slope is None or bool(slope.isfinite().all())
 
 
 @promise("gradients", "let tangent, white and damp_normal be differentiable in v: score models train through them")

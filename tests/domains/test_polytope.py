@@ -413,3 +413,22 @@ def test_vertices_are_exact_to_rounding():
     corners = Polytope.birkhoff(4).vertices
     assert len(corners) == 24
     assert (corners - corners.round()).abs().max() < 5e-15
+
+
+@pytest.mark.parametrize("make", [lambda: Polytope.birkhoff(3), lambda: Polytope([[1.0], [-1.0]], [1.0, 0.0])])
+def test_the_nearest_facet_has_a_derivative(make):
+    """It was NaN, so that models with direct lines of coordinates had no likelihood."""
+    domain = make()
+    inside = domain.sample_uniform(20, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    beyond = inside + 3.0
+    for x in (inside, beyond):
+        x = x.clone().requires_grad_()
+        distance = domain.boundary(x)[0]
+        (slope,) = torch.autograd.grad(distance.sum(), x)
+        assert slope.isfinite().all()
+    (slope,) = torch.autograd.grad(domain.boundary(inside.requires_grad_())[0].sum(), inside)
+    torch.testing.assert_close(domain.tangent(inside, slope), domain.boundary(inside)[1])
+    sigma = torch.full((20,), 0.1, dtype=torch.float64)
+    for read in (domain.features, domain.planes):
+        (slope,) = torch.autograd.grad(read(inside, sigma).sum(), inside)
+        assert slope.isfinite().all()
