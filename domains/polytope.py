@@ -329,7 +329,11 @@ class Polytope(Domain):
         self._corners = torch.from_numpy(np.array(corners))
         y, generator = 0.9 * self._corners, torch.Generator().manual_seed(0)
         y = y.repeat(-(-_CHAINS // len(y)), 1)[:_CHAINS]
-        factor = torch.linalg.cholesky(torch.cov(y.T).reshape(self.dim, self.dim))
+        spread = torch.cov(y.T).reshape(self.dim, self.dim)
+        ball = self.inradius**2 / (self.dim + 2)  # variance of the ball inside, which corners need not reach all round
+        if float(torch.linalg.eigvalsh(spread)[0]) < ball:
+            spread = spread + ball * torch.eye(self.dim, dtype=spread.dtype)
+        factor = torch.linalg.cholesky(spread)
         for _ in range(_ROUNDINGS):
             z: Tensor = torch.linalg.solve_triangular(factor, y.T, upper=False).T
             for _ in range(8):

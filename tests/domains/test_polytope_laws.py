@@ -139,6 +139,17 @@ def turned_box(seed: int, sides: list[float]) -> Polytope:
 
 
 @pytest.mark.slow
+def test_shares_of_a_budget():
+    """x >= 0 with a sum of at most 1: the corners in random directions need not span the space."""
+    n = 15
+    domain = Polytope(np.concatenate([-np.eye(n), np.ones((1, n))]), np.r_[np.zeros(n), 1.0])
+    x = domain.sample_uniform(4000, generator=generator(0), dtype=F64).numpy()
+    rest = np.concatenate([x, 1 - x.sum(1, keepdims=True)], 1)  # Dirichlet(1, .., 1) in n + 1 parts
+    assert np.abs(ref.z_scores(rest, np.full(n + 1, 1 / (n + 1)))).max() < ref.LARGEST_Z
+    assert np.abs(ref.z_scores(rest**2, np.full(n + 1, 2 / (n + 1) / (n + 2)))).max() < ref.LARGEST_Z
+    assert domain.log_volume == pytest.approx(-math.lgamma(n + 1), abs=0.1)
+
+
 def test_volume_of_doubly_stochastic_matrices():
     """4 x 4: a hull of nine dimensions, 176/2835 (Chan & Robbins 1999), estimated; the same each time."""
     domain = Polytope.birkhoff(4)
