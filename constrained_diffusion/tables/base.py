@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import difflib
+import io
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -71,7 +74,7 @@ class Table(ABC):
             if nameless:
                 raise TableError(
                     f"{self.path}: column {nameless[0] + 1} has no name (the index of a data frame?): choose columns "
-                    f"with --columns {self._numeric()}"
+                    f"with --columns {_listed(self._numeric())}"
                 )
         wanted = self.names if columns is None else columns
         for name in wanted:
@@ -97,14 +100,13 @@ class Table(ABC):
     def _pieces(self, columns: list[int], rows: int) -> Iterator[Array]:
         """Pieces ``[<= rows, columns]`` of the columns at these positions; NaN where a value is missing."""
 
-    def _numeric(self) -> str:
-        """The names of the columns of numbers, as ``--columns`` takes them."""
-        names = [n for i, n in enumerate(self.names) if not _is_index(n) and not self._kind(i)]
-        return ",".join(names[:_SHOWN]) + (",..." if len(names) > _SHOWN else "")
+    def _numeric(self) -> list[str]:
+        """The names of the columns of numbers."""
+        return [n for i, n in enumerate(self.names) if not _is_index(n) and not self._kind(i)]
 
     def _no_number(self, column: int, what: str, first: str = "") -> TableError:
-        rest = [name for name in self._numeric().split(",") if name and name != self.names[column]]
-        cure = f"{first}fit without it: --columns {','.join(rest)}" if rest else "columns must hold numbers"
+        rest = [name for name in self._numeric() if name != self.names[column]]
+        cure = f"{first}fit without it: --columns {_listed(rest)}" if rest else "columns must hold numbers"
         return TableError(f"{self.path}: column {self.names[column]!r} {what}: {cure}")
 
     def _unknown(self, name: str) -> TableError:
@@ -129,3 +131,11 @@ class Table(ABC):
 def _is_index(name: str) -> bool:
     """Whether a column is the index of a data frame, which pandas writes without a name."""
     return not name or (name.startswith("__index_level_") and name.endswith("__"))
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names as ``--columns`` takes them on a command line: those with commas quoted, as in a CSV file."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(names[:_SHOWN])
+    shown = line.getvalue()
+    return (shlex.quote(shown) if '"' in shown else shown) + (",..." if len(names) > _SHOWN else "")

@@ -69,9 +69,9 @@ class DelimitedTable(Table):
         kind = kind_of(self._types[column])
         return "" if kind == "text" else kind  # it may be one bad value, which reading finds
 
-    def _numeric(self) -> str:
+    def _numeric(self) -> list[str]:
         text = {n for n, t in zip(self.names, self._types, strict=True) if kind_of(t) == "text"}
-        return ",".join(name for name in super()._numeric().split(",") if name not in text)
+        return [name for name in super()._numeric() if name not in text]
 
     def _pieces(self, columns: list[int], rows: int) -> Iterator[Array]:
         pa, _ = arrow(self.path)

@@ -56,6 +56,16 @@ def test_columns(fails, says, data, tmp_path):
     assert open_table(tmp_path / "y.csv").names == ("kind", "mass")
 
 
+def test_names_with_commas_are_quoted(fails, says, tmp_path):
+    table = tmp_path / "x.csv"
+    table.write_text('a,"mass, kg",c\n' + "".join(f"{i},{i % 7},red\n" for i in range(20)))
+    words = ["fit", table, "--domain", "box", "--out", tmp_path / "run", *TINY]
+    fails(*words, message="""fit without it: --columns 'a,"mass, kg"'""")
+    assert says(*words, "--columns", 'a, "mass, kg"')[0] == 0
+    assert says("sample", tmp_path / "run", "--out", tmp_path / "y.csv", *FEW)[0] == 0
+    assert open_table(tmp_path / "y.csv").names == ("a", "mass, kg")
+
+
 def test_quiet_says_nothing_of_files(capsys, fitted, data, tmp_path):
     """Nor of anything else, but what was asked for on stdout."""
     for words in (
