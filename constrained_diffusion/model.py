@@ -482,8 +482,8 @@ class ReflectedDiffusion(Parameters):
 
     @property
     def _default_weighting(self) -> Weighting:
-        diffusion = self._as_fitted["process"] == "diffusion"
-        return "adaptive" if diffusion and self.loss == "denoising" else "fidelity"
+        process = self._as_fitted["process"] if hasattr(self, "_as_fitted") else self.process
+        return "adaptive" if process == "diffusion" and self.loss == "denoising" else "fidelity"
 
     def _read(self, name: str, x: Array) -> tuple[Tensor, Kind]:
         """A user's points, checked, as the model's; a data frame must have the columns of the one in ``fit``."""

@@ -190,3 +190,4 @@ def as_one_of_two(folder):
     (folder / f"{run.rank}.json").write_text(json.dumps(report))
     run.accelerator.wait_for_everyone()  # neither may tear the group down while the other still talks in it
     run.accelerator.end_training()
+    os._exit(0)  # now and then a thread of torch's is still there when the interpreter ends, which aborts
