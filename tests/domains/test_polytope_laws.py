@@ -138,7 +138,6 @@ def turned_box(seed: int, sides: list[float]) -> Polytope:
     return build(poly.turned(poly.box(np.zeros(d), np.array(sides)), poly.rotation(seed, d), np.ones(d)))
 
 
-@pytest.mark.slow
 def test_shares_of_a_budget():
     """x >= 0 with a sum of at most 1: the corners in random directions need not span the space."""
     n = 15
@@ -150,6 +149,7 @@ def test_shares_of_a_budget():
     assert domain.log_volume == pytest.approx(-math.lgamma(n + 1), abs=0.1)
 
 
+@pytest.mark.slow
 def test_volume_of_doubly_stochastic_matrices():
     """4 x 4: a hull of nine dimensions, 176/2835 (Chan & Robbins 1999), estimated; the same each time."""
     domain = Polytope.birkhoff(4)
