@@ -278,11 +278,13 @@ class Region(Meshed):
         segments: Segments = self._on("_segments", like.device)
         return segments.sample_uniform(math.prod(size), self.area, generator).reshape(*size, 2).to(like)
 
-    # ------------------------------------------------------------------ values
+    # ------------------------------------------------------------------ units
 
     def normalised(self, x: Tensor) -> tuple[Domain, Affine | None]:
         """Moved to the origin, if it lies so far from it that single precision would not resolve it."""
         return about_origin(self, lambda middle: Region([r - middle.numpy() for r in self._rings], self.resolution))
+
+    # ------------------------------------------------------------------ values
 
     def config(self) -> dict[str, Any]:
         """Rings as nested lists, and the resolution."""

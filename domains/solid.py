@@ -284,11 +284,13 @@ class Solid(Meshed):
         triangles: Triangles = self._on("_triangles", like.device)
         return triangles.sample_uniform(math.prod(size), self.volume, generator).reshape(*size, 3).to(like)
 
-    # ------------------------------------------------------------------ values
+    # ------------------------------------------------------------------ units
 
     def normalised(self, x: Tensor) -> tuple[Domain, Affine | None]:
         """Moved to the origin, if it lies so far from it that single precision would not resolve it."""
         return about_origin(self, lambda m: Solid(self._vertices - m.numpy(), self._faces, self.resolution))
+
+    # ------------------------------------------------------------------ values
 
     def config(self) -> dict[str, Any]:
         """Vertices and faces as nested lists, and the resolution."""
