@@ -129,7 +129,7 @@ class Reflected(Method):
         draws = {
             "reflected": draw(model, EulerMaruyama, budget.walk),
             "reflected, corrector": draw(model, PredictorCorrector, budget.walk // 2),
-            "reflected, ODE": draw(model, lambda *a, **_: ProbabilityFlow(*a, rtol=1e-3, atol=1e-3), None),
+            "reflected, ODE": draw(model, lambda *a, **_: ProbabilityFlow(*a), None),
         }
         return Fitted(draws, lambda x: density(model, x))
 
