@@ -20,6 +20,7 @@ from constrained_diffusion.domains import Domain
 Z_LIMIT = 4.5  # standard errors that chance reaches once in 150,000 tries
 BIAS_LIMIT = 0.03  # relative; smaller ones may be the error of a finite number of steps
 P_LIMIT = 1e-6  # of two-sample tests
+_STEPS = 100  # of a simulated path
 _DENSE = 16  # dimensions up to which a metric may vary from place to place
 _TUBE = 0.1  # half the width of the tube around a curved set, in its inradii
 SHARE = 0.9  # of the points at which a pointwise law must hold: edges and medial axes are exceptions
@@ -194,6 +195,41 @@ class Bench:
     def some(x: Tensor, count: int) -> Tensor:
         """The first ``count`` rows, taken again from the start where there are fewer."""
         return x[torch.arange(count) % len(x)]
+
+    def feet(self, height: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
+        """Points at a ``height`` over the wall, mostly clear of corners: below the deepest points.
+
+        Returns:
+            Points ``[n, *event_shape]``, their depth before they were moved ``[n]``, and normals there.
+        """
+        self.need_walls()
+        order = self.depth.argsort(descending=True)[: max(50, min(len(self.depth) // 3, self.few))]
+        x, d = self.inside[order], self.depth[order]
+        n = self.domain.boundary(x)[1]
+        x = self.domain.expmap(x, -self.wide(d - height) * n)
+        there, n = self.domain.boundary(x)
+        good = self.domain.contains(x, atol=self.atol()) & ((there - height).abs() <= 0.1 * height + 1e-3 * self.scale)
+        if not bool(good.any()):
+            raise SkipCheck("boundary leads from no point to the wall")
+        return x[good], d[good], n[good]
+
+    @cached_property
+    def start(self) -> tuple[Tensor, float]:
+        """One point near the wall, repeated ``[paths, *event_shape]``, and a sigma to noise it by."""
+        try:
+            start = self.feet(0.2 * self.scale)[0][0]
+        except SkipCheck:
+            start = self.inside[0]
+        return start.expand(self.paths, *self.event), 0.5 * self.scale
+
+    @cached_property
+    def end(self) -> Tensor:
+        """The ends of paths of many small reflected steps from ``start``."""
+        x, sigma = self.start
+        generator = self.generator("reference")
+        for _ in range(_STEPS):
+            x = self.domain.reflect(x, sigma / math.sqrt(_STEPS) * self.domain.sample_noise(x, generator=generator))
+        return x
 
     # ------------------------------------------------------------------ flat sets and curved ones
 

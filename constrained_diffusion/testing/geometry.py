@@ -272,7 +272,7 @@ def curvature(bench: Bench) -> Finding:
     """Along a unit tangent t of the wall the inward normal n turns by -curvature t."""
     if bench.domain.dim < 2:
         raise SkipCheck("the wall is a point")
-    x, _, n = feet(bench, 0.02 * bench.scale)
+    x, _, n = bench.feet(0.02 * bench.scale)
     distances, _ = bench.domain.walls(x)
     claimed = bench.domain.curvature(x).gather(-1, distances.argmin(-1, keepdim=True)).squeeze(-1)
     step, bends = 0.05 * bench.scale, []
@@ -308,7 +308,7 @@ def damping(bench: Bench) -> Finding:
         _small("change in the middle", change, _LOOSE),
     ]
     if bench.domain.dim > 1:
-        x, _, n = feet(bench, 1e-6 * bench.scale)
+        x, _, n = bench.feet(1e-6 * bench.scale)
         t = along_wall(bench, x, n, "damping")
         kept = bench.domain.inner(x, bench.domain.damp_normal(x, t, width), t)
         found.append(share("the component along the wall is left", (kept - 1).abs() < 0.05, 0.8))
@@ -336,24 +336,6 @@ PROMISES = (
     curvature,
     damping,
 )
-
-
-def feet(bench: Bench, height: Tensor | float) -> tuple[Tensor, Tensor, Tensor]:
-    """Points at a ``height`` over the wall, mostly clear of corners: below the deepest points.
-
-    Returns:
-        Points ``[n, *event_shape]``, their depth before they were moved ``[n]``, and normals there.
-    """
-    bench.need_walls()
-    order = bench.depth.argsort(descending=True)[: max(50, min(len(bench.depth) // 3, bench.few))]
-    x, d = bench.inside[order], bench.depth[order]
-    n = bench.domain.boundary(x)[1]
-    x = bench.domain.expmap(x, -bench.wide(d - height) * n)
-    there, n = bench.domain.boundary(x)
-    good = bench.domain.contains(x, atol=bench.atol()) & ((there - height).abs() <= 0.1 * height + 1e-3 * bench.scale)
-    if not bool(good.any()):
-        raise SkipCheck("boundary leads from no point to the wall")
-    return x[good], d[good], n[good]
 
 
 def along_wall(bench: Bench, x: Tensor, normal: Tensor, purpose: str) -> Tensor:

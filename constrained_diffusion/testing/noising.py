@@ -10,7 +10,6 @@ May use: torch, and a domain's public methods.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -30,7 +29,6 @@ from .bench import (
     two_samples,
     worst,
 )
-from .geometry import feet
 from .laws import pairs
 
 __all__ = ["PROMISES"]
@@ -38,7 +36,6 @@ __all__ = ["PROMISES"]
 Field = Callable[[Tensor], Tensor]
 
 _SIGMAS = (0.1, 0.5, 1.0)  # in inradii
-_STEPS = 100  # of a simulated path
 _STARTS = 128  # different ones near the wall
 _PATCH = 24  # points at which a patch of the wall is tried
 _LEAST_SHARE = 0.05  # of points that count when a kernel is integrated over uniform ones
@@ -123,7 +120,7 @@ def unbiased_along_walls(bench: Bench) -> Finding:
 
 @promise("diffuse has the law of reflection", "noise must have the law of many small reflected steps")
 def law(bench: Bench) -> Finding:
-    x0, sigma, end = _reference(bench)
+    (x0, sigma), end = bench.start, bench.end
     x, _ = bench.domain.diffuse(x0, sigma, generator=bench.generator("law"))
     return two_samples(pairs(bench, x, end))
 
@@ -201,7 +198,7 @@ def gradient(bench: Bench) -> Finding:
 @promise("kernel's draws have its law", "draw from the kernel: exactly, or by many small reflected steps")
 def draws(bench: Bench) -> Finding:
     _need_kernel(bench)
-    x0, sigma, end = _reference(bench)
+    (x0, sigma), end = bench.start, bench.end
     x = bench.domain.sample_heat_kernel(x0, sigma, generator=bench.generator("draws"))
     return two_samples(pairs(bench, x, end))
 
@@ -210,8 +207,7 @@ def draws(bench: Bench) -> Finding:
 def bridge(bench: Bench) -> Finding:
     """Averaged over where it ends, a bridge has the law of the kernel at the time between."""
     _need_kernel(bench)
-    x0, sigma, _ = _reference(bench)
-    x0 = x0[::_DEAR]
+    x0, sigma = bench.start[0][::_DEAR], bench.start[1]
     generator = bench.generator("bridge")
     x = bench.domain.sample_heat_kernel(x0, sigma, generator=generator)
     found = []
@@ -292,7 +288,7 @@ def _away(bench: Bench, y: Tensor, x0: Tensor) -> Tensor:
 
 def _near_wall(bench: Bench, sigma: float) -> tuple[Tensor, Tensor, Tensor]:
     """Starts ``[paths, *event_shape]`` within sigma of the wall, mostly clear of corners; depth before; normals."""
-    lows = [feet(bench, share_of * min(sigma, 0.5 * bench.scale)) for share_of in (0.05, 0.3, 0.8)]
+    lows = [bench.feet(share_of * min(sigma, 0.5 * bench.scale)) for share_of in (0.05, 0.3, 0.8)]
     parts = [torch.cat([low[i][: _STARTS // 3] for low in lows]) for i in range(3)]
     x0, depth, normal = (bench.some(p, bench.paths) for p in parts)
     return x0, depth, normal
@@ -345,21 +341,6 @@ def _along(bench: Bench, x0: Tensor, reach: Tensor) -> Field:
         return (bench.wide(bump) * (v - bench.wide(close) * n)).unsqueeze(0)
 
     return field
-
-
-def _reference(bench: Bench) -> tuple[Tensor, float, Tensor]:
-    """One start near the wall, repeated; a sigma; and the ends of paths of many small reflected steps."""
-    domain = bench.domain
-    sigma = 0.5 * bench.scale
-    try:
-        start = feet(bench, 0.2 * bench.scale)[0][0]
-    except SkipCheck:
-        start = bench.inside[0]
-    x0 = start.expand(bench.paths, *bench.event)
-    generator, x = bench.generator("reference"), x0
-    for _ in range(_STEPS):
-        x = domain.reflect(x, sigma / math.sqrt(_STEPS) * domain.sample_noise(x, generator=generator))
-    return x0, sigma, x
 
 
 def _need_kernel(bench: Bench) -> None:
