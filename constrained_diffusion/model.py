@@ -396,6 +396,8 @@ class ReflectedDiffusion(Parameters):
         model = cls(Domain.from_config(config["domain"]), network=network, device=device, **config["arguments"])
         model.units_ = Units.restored(model.domain, config["normal"], tensors)
         model.sde_ = model._process(model.units_.normal, *config["sigma"])
+        if "log_rms" in tensors:
+            model.sde_.restore_target_rms(tensors["log_rms"])
         model.score_ = model._build(model.sde_, (config["network"] or {}).get("condition_dim", 0))
         try:
             model.score_.load_state_dict(tensors)

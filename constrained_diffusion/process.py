@@ -144,7 +144,7 @@ class Process(ABC):
     def target_rms_table(self) -> tuple[Tensor, Tensor]:
         """Grid of log sigma, and the logarithm of the target's root mean square there."""
         generator = torch.Generator().manual_seed(0)
-        grid = torch.linspace(math.log(self.sigma_min), math.log(self.sigma_max), _TABLE_SIZE, dtype=torch.float64)
+        grid = self._rms_grid(_TABLE_SIZE)
         least = math.log(_LEAST_RMS / self.length)
         if not self.domain.has_exact_walls:  # targets would be dear, and estimates: both limits of the law, joined
             gap = self.domain.spectral_gap
@@ -160,6 +160,13 @@ class Process(ABC):
             x, u = self.noise(x0, t, generator=generator)
             values.append((self.domain.inner(x, u, u).mean(-1) / self.domain.dim).log() / 2)
         return grid, torch.cat(values).clamp(min=least)
+
+    def restore_target_rms(self, log_rms: Tensor) -> None:
+        """Take the values ``[n]`` of a table that was simulated before, over the same domain and range of sigma."""
+        self.target_rms_table = self._rms_grid(len(log_rms)), log_rms.double()
+
+    def _rms_grid(self, size: int) -> Tensor:
+        return torch.linspace(math.log(self.sigma_min), math.log(self.sigma_max), size, dtype=torch.float64)
 
     def check_points(self, name: str, x: Tensor) -> None:
         """Refuse points of the wrong shape, not finite or outside the domain."""

@@ -147,3 +147,15 @@ def test_seeds_that_no_generator_takes(seed):
 def test_a_learning_rate_is_a_number():
     with pytest.raises(ValueError, match="learning_rate must be positive, not 'a'"):
         quick(learning_rate="a").fit(points(), progress=False)
+
+
+@pytest.mark.parametrize("process", ["diffusion", "flow"])
+def test_loading_simulates_nothing(process, tmp_path, monkeypatch):
+    model = quick(process=process).fit(points(), progress=False)
+    model.save(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(Hypercube, "diffuse", lambda *a, **k: pytest.fail("simulated again"))
+        loaded = ReflectedDiffusion.load(tmp_path / "run")
+    sigma = torch.linspace(0.02, 0.9, 7)
+    torch.testing.assert_close(loaded.sde_.target_rms(sigma), model.sde_.target_rms(sigma))
+    loaded.fit(points(), progress=False)
