@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from tqdm.auto import tqdm
 
 from constrained_diffusion import (
     Ball,
@@ -16,6 +17,7 @@ from constrained_diffusion import (
     Polytope,
     Product,
     Simplex,
+    testing,
 )
 from constrained_diffusion.testing import BrokenPromises, check_domain
 from constrained_diffusion.testing import report as report_module
@@ -173,6 +175,16 @@ def test_bad_arguments():
             check_domain(OwnSquare(), **{name: 99})
     with pytest.raises(TypeError, match="positional"):
         check_domain(OwnSquare(), 1000)
+
+
+def test_progress_is_shown_where_it_takes_long(capsys, monkeypatch):
+    few = {"points": 100, "paths": 100, "strict": False}
+    monkeypatch.setattr(testing, "tqdm", lambda *a, **k: tqdm(*a, **k | {"delay": 0, "mininterval": 0}))
+    check_domain(OwnSquare(), **few)
+    assert "checking: " in (shown := capsys.readouterr().err)
+    assert "reflect" in shown
+    check_domain(OwnSquare(), **few, progress=False)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("cls", [OwnSquare, GlobalNoise, NumpyNoise])

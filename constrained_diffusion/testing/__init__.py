@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from constrained_diffusion.domains import Domain
 
@@ -26,7 +27,13 @@ _PROMISES = (*interface.PROMISES, *geometry.PROMISES, *laws.PROMISES, *noising.P
 
 
 def check_domain(
-    domain: Domain, *, points: int = 4000, paths: int = 8000, seed: int = 0, strict: bool = True
+    domain: Domain,
+    *,
+    points: int = 4000,
+    paths: int = 8000,
+    seed: int = 0,
+    strict: bool = True,
+    progress: bool = True,
 ) -> Report:
     """Try every promise of the :class:`~constrained_diffusion.Domain` interface on one domain.
 
@@ -43,6 +50,7 @@ def check_domain(
             root, and is some 5 % for the default.
         seed: of everything random; the global random state is left as it was.
         strict: raise if a promise is broken.
+        progress: show a progress bar, which names the promise, if it takes longer than two seconds.
 
     Returns:
         A report with one check for each promise; printing it shows a table.
@@ -62,11 +70,15 @@ def check_domain(
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             bench = Bench(domain, points, paths, seed)
-            checks = tuple(_try(p, bench, seed) for p in _PROMISES)
+            checks = []
+            with tqdm(_PROMISES, desc="checking", unit="promise", delay=2, disable=not progress, leave=False) as bar:
+                for promise in bar:
+                    bar.set_postfix_str(promise.name, refresh=False)
+                    checks.append(_try(promise, bench, seed))
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
-    report = Report(_name(domain), checks, time.monotonic() - started)
+    report = Report(_name(domain), tuple(checks), time.monotonic() - started)
     if strict and not report.passed:
         raise BrokenPromises(report)
     return report
