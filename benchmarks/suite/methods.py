@@ -24,6 +24,7 @@ from constrained_diffusion import (
     Euclidean,
     EulerMaruyama,
     Heun,
+    Hypercube,
     Polytope,
     PredictorCorrector,
     ProbabilityFlow,
@@ -285,7 +286,7 @@ class Barrier(Method):
     name = "log-barrier, implicit"
 
     def refuses(self, task: Task) -> str | None:
-        if not isinstance(task.domain, Polytope | Simplex):
+        if not isinstance(task.domain, Hypercube | Polytope | Simplex):
             return "a log-barrier needs half-spaces"
         if task.domain.dim > _MOST_METRIC:
             return f"beyond {_MOST_METRIC} dimensions training takes over fifteen times the baseline's time"
