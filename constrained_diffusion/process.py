@@ -19,7 +19,7 @@ import torch
 from torch import Generator, Tensor
 
 from .domains import Domain
-from .domains.checks import batch_shape, check_inside, check_tensor, values_are_checked
+from .domains.checks import ShapeError, batch_shape, check_inside, check_tensor, values_are_checked
 from .domains.given import require_domain
 from .schedules import Schedule
 
@@ -144,7 +144,7 @@ class Process(ABC):
     def target_rms_table(self) -> tuple[Tensor, Tensor]:
         """Grid of log sigma, and the logarithm of the target's root mean square there."""
         generator = torch.Generator().manual_seed(0)
-        grid = self._rms_grid(_TABLE_SIZE)
+        grid = self._rms_grid()
         least = math.log(_LEAST_RMS / self.length)
         if not self.domain.has_exact_walls:  # targets would be dear, and estimates: both limits of the law, joined
             gap = self.domain.spectral_gap
@@ -162,11 +162,13 @@ class Process(ABC):
         return grid, torch.cat(values).clamp(min=least)
 
     def restore_target_rms(self, log_rms: Tensor) -> None:
-        """Take the values ``[n]`` of a table that was simulated before, over the same domain and range of sigma."""
-        self.target_rms_table = self._rms_grid(len(log_rms)), log_rms.double()
+        """Take the values of a table that was simulated before, over the same domain and range of sigma."""
+        if log_rms.shape != (_TABLE_SIZE,):
+            raise ShapeError(f"log_rms has shape {list(log_rms.shape)}; expected [{_TABLE_SIZE}]")
+        self.target_rms_table = self._rms_grid(), log_rms.double()
 
-    def _rms_grid(self, size: int) -> Tensor:
-        return torch.linspace(math.log(self.sigma_min), math.log(self.sigma_max), size, dtype=torch.float64)
+    def _rms_grid(self) -> Tensor:
+        return torch.linspace(math.log(self.sigma_min), math.log(self.sigma_max), _TABLE_SIZE, dtype=torch.float64)
 
     def check_points(self, name: str, x: Tensor) -> None:
         """Refuse points of the wrong shape, not finite or outside the domain."""

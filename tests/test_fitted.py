@@ -159,3 +159,11 @@ def test_loading_simulates_nothing(process, tmp_path, monkeypatch):
     sigma = torch.linspace(0.02, 0.9, 7)
     torch.testing.assert_close(loaded.sde_.target_rms(sigma), model.sde_.target_rms(sigma))
     loaded.fit(points(), progress=False)
+
+
+def test_a_table_of_another_length_is_refused(tmp_path):
+    model = quick().fit(points(), progress=False)
+    model.score_.log_rms = model.score_.log_rms[:3]
+    model.save(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"log_rms has shape \[3\]"):
+        ReflectedDiffusion.load(tmp_path / "run")
