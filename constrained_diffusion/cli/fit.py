@@ -54,8 +54,8 @@ def run(options: Namespace, out: Output) -> int:
                 raise  # nothing has been learnt yet that is worth keeping
             interrupted = True
             out.say(f"\ninterrupted: what was learnt so far is saved in {folder}")
-        record.save(folder)
-        model.save(folder)
+        with record.saved_with_model(folder):
+            model.save(folder)
     figures |= _reached(model, folder, time.monotonic() - began, interrupted)
     where = "" if model.sde_.domain == domain else f" in {model.sde_.domain!r}"
     out.result(figures, _told(figures, where), summary=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,10 +75,13 @@ class Record:
         """Units of the data for one of the model."""
         return 1.0 if self.total is None else self.total
 
-    def save(self, folder: Path) -> None:
-        """Keep it in a run's folder."""
+    @contextmanager
+    def saved_with_model(self, folder: Path) -> Iterator[None]:
+        """Keep it in a run's folder once the model, which is saved meanwhile, is there; not at all if that fails."""
         with replacing(folder / FILE) as file:
             file.write(json.dumps({"format": FORMAT, **asdict(self)}, indent=2).encode())
+            file.flush()  # a full disk is noticed before the model is saved
+            yield
 
     @classmethod
     def load(cls, folder: Path) -> Record | None:

@@ -254,6 +254,13 @@ def test_a_full_disk(fails, data, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     fails("fit", data, "--domain", "box", "--out", tmp_path / "run", *TINY, message="No space left on device")
     assert not (tmp_path / "run").exists()
+    monkeypatch.undo()
+    words = ["fit", data, "--domain", "box", "--out", tmp_path / "old", *TINY, "--columns"]
+    assert main([*map(str, words), "mass,share"]) == 0
+    before = {p.name: p.read_bytes() for p in (tmp_path / "old").iterdir()}
+    monkeypatch.setattr(os, "fsync", full)
+    fails(*words, "share,mass", "--overwrite", message="No space left on device")  # not the old model by new names
+    assert {p.name: p.read_bytes() for p in (tmp_path / "old").iterdir()} == before
 
 
 def test_runs_that_cannot_be_loaded(fails, fitted, data, tmp_path):
