@@ -249,7 +249,8 @@ def test_a_failure_leaves_no_folder_and_no_old_one_changed(fails, data, tmp_path
 
 def test_a_full_disk(fails, data, tmp_path, monkeypatch):
     def full(handle):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        if os.fstat(handle).st_size > 4096:  # there is room for the columns' names
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     fails("fit", data, "--domain", "box", "--out", tmp_path / "run", *TINY, message="No space left on device")
