@@ -24,7 +24,9 @@ from .sde import ReflectedSDE
 __all__ = ["ClassifierFreeGuidance", "ClassifierGuidance", "Inpainting", "LinearInverse", "evaluations"]
 
 _DRAWS = 4096  # of the prior, to see how wide it is
-_RANK = 16  # times the rounding error: eigenvalues of A A^T below this share of the largest count as none
+_PLACES = 16  # where to see whether the metric is the same everywhere
+_RANK = 16  # times the rounding error: directions seen less sharply than this share of the sharpest count as unseen
+_RIDGE = 1e-10  # the same where the metric differs, as a share of all that is seen
 
 
 def evaluations(score: Score) -> int:
@@ -130,10 +132,11 @@ class ClassifierGuidance(_Likelihood):
 class LinearInverse(_Likelihood):
     r"""Guidance by an observation y = A x0 + noise of the data.
 
-    With D = x + sigma^2 s the denoised point, x0 given x is taken to be normal around D with variance r^2, so that y is
-    normal around A D with covariance r^2 A A^T + noise^2 (A^T in the domain's metric), and the score gains the gradient
-    of its log-density (Song et al. 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems"). Approximate
-    where x0 given x is not normal; what is observed without noise is met to within sigma_min.
+    With D the denoised point, from x by sigma^2 s, x0 given x is taken to be normal around D with variance r^2, so that
+    y is normal around A D with covariance r^2 A A^T + noise^2 (A^T in the domain's metric at D), and the score gains
+    the gradient of its log-density (Song et al. 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems").
+    Approximate where x0 given x is not normal; what is observed without noise is met to within sigma_min. Angles count
+    as the numbers that they are, from -pi to pi: to observe some of them, take :class:`Inpainting`.
 
     Args:
         sde: the forward process of the score.
@@ -168,21 +171,22 @@ class LinearInverse(_Likelihood):
             raise ShapeError(f"y has shape {list(y.shape)}; expected [{A.shape[0]}] or [*batch, {A.shape[0]}]")
         self.A, self.y, self.noise, self.jacobian = A, y, _checked_noise(noise), jacobian
         self.spread = _spread(sde) if spread is None else float(spread)
-        values, self._vectors = torch.linalg.eigh(_covariance(sde, A))
-        self._values = values.clamp(min=0)
+        self._solve = _solver(sde, A)
 
     def model_and_pull(self, x: Tensor, t: Tensor, condition: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The score, and the derivatives of the observation's log-density."""
-        A, y, values, vectors = (v.to(x) for v in (self.A, self.y, self._values, self._vectors))
 
-        def back(denoised: Tensor, square: Tensor) -> Tensor:
-            error = y - denoised.reshape(*square.shape, -1) @ A.T
-            variance = square.unsqueeze(-1) * values + self.noise**2
-            seen = values > values.max() * _RANK * torch.finfo(x.dtype).eps
-            solved = torch.where(seen, (error @ vectors) / torch.where(seen, variance, 1.0), 0.0)
-            return (solved @ vectors.T @ A).reshape(x.shape)
+        def back(denoised: Tensor, square: Tensor) -> Tensor:  # in float64: A may weigh what it sees very unequally
+            wide = denoised.double()
+            pull = self._solve(wide, self.error(wide), square.double(), self.noise**2)
+            return pull.reshape(x.shape).to(x.dtype)
 
         return _denoised_pull(self.sde, self.score, x, t, condition, back, self.spread, self.jacobian)
+
+    def error(self, denoised: Tensor) -> Tensor:
+        """By how much an observation of points ``[*batch, *event_shape]`` is missed, ``[*batch, m]``."""
+        flat = denoised.reshape(*denoised.shape[: denoised.ndim - len(self.sde.domain.event_shape)], self.A.shape[1])
+        return self.y.to(flat) - flat @ self.A.to(flat).T
 
 
 class Inpainting(_Likelihood):
@@ -220,36 +224,44 @@ class Inpainting(_Likelihood):
         if not noise and math.isfinite(sde.domain.diameter):
             _check_known(sde, mask, values)
         self.spread = _spread(sde) if spread is None else float(spread)
-        self._linear = None if _is_plain(sde) else self._as_linear()
-
-    def _as_linear(self) -> LinearInverse:
-        """The same as a matrix, where coordinates are bound to each other."""
-        shape = self.sde.domain.event_shape
-        if self.mask.shape != shape:
-            raise ShapeError(f"mask has shape {list(self.mask.shape)}; one for all, {list(shape)}, is needed here")
-        known = self.mask.flatten()
-        A = torch.eye(len(known), dtype=torch.float64)[known.cpu()]
-        y = self.values.flatten(self.values.ndim - len(shape))[..., known]
-        return LinearInverse(
-            self.sde,
-            self.score,
-            A.to(self.values),
-            y,
-            noise=self.noise,
-            spread=self.spread,
-            jacobian=self.jacobian,
-        )
+        self._linear = None if _is_plain(sde) else _KnownCoordinates(self)
 
     def model_and_pull(self, x: Tensor, t: Tensor, condition: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The score, and the derivatives of the known coordinates' log-density."""
         if self._linear is not None:
             return self._linear.model_and_pull(x, t, condition)
-        mask, values = self.mask.to(x.device), self.values.to(x)
 
         def back(denoised: Tensor, square: Tensor) -> Tensor:
-            return torch.where(mask, values - denoised, 0.0) / self.sde.expand(square + self.noise**2)
+            return _missed(self.sde, self.mask, self.values, denoised) / self.sde.expand(square + self.noise**2)
 
         return _denoised_pull(self.sde, self.score, x, t, condition, back, self.spread, self.jacobian)
+
+
+class _KnownCoordinates(LinearInverse):
+    """Inpainting where coordinates are bound to each other: its mask as rows of a matrix."""
+
+    def __init__(self, paint: Inpainting) -> None:
+        shape = paint.sde.domain.event_shape
+        if paint.mask.shape != shape:
+            raise ShapeError(f"mask has shape {list(paint.mask.shape)}; one for all, {list(shape)}, is needed here")
+        self.paint, self.known = paint, paint.mask.flatten()
+        rows = torch.eye(len(self.known), dtype=torch.float64, device=paint.values.device)
+        A = rows[self.known.to(rows.device)]
+        y = A.new_zeros(len(A))  # not asked for: see error
+        super().__init__(paint.sde, paint.score, A, y, noise=paint.noise, spread=paint.spread, jacobian=paint.jacobian)
+
+    def error(self, denoised: Tensor) -> Tensor:
+        """By how much known coordinates are missed, ``[*batch, m]``."""
+        missed = _missed(self.sde, self.paint.mask, self.paint.values, denoised)
+        flat = missed.reshape(*missed.shape[: missed.ndim - len(self.sde.domain.event_shape)], len(self.known))
+        return flat[..., self.known.to(flat.device)]
+
+
+def _missed(sde: ReflectedSDE, mask: Tensor, values: Tensor, denoised: Tensor) -> Tensor:
+    """What known coordinates lack, and zero for others, ``[*batch, *event_shape]``."""
+    known = mask.to(denoised.device)
+    target = torch.where(known, values.to(denoised), denoised)
+    return torch.where(known, sde.domain.difference(denoised, target), 0.0)
 
 
 def _denoised_pull(
@@ -270,7 +282,7 @@ def _denoised_pull(
     with torch.set_grad_enabled(jacobian or graph):
         leaf = x if graph or not jacobian else x.detach().clone().requires_grad_()
         s = score(leaf, t, **condition)
-        denoised = leaf + sde.expand(square) * s
+        denoised = sde.domain.expmap(leaf, sde.expand(square) * s)
         pull = back(denoised if graph else denoised.detach(), narrow)
         if not jacobian:
             return s, sde.expand(narrow / square) * pull
@@ -308,15 +320,66 @@ def _spread(sde: ReflectedSDE) -> float:
     return float((sde.domain.inner(x, off, off).mean() / sde.domain.dim).sqrt())
 
 
-def _covariance(sde: ReflectedSDE, A: Tensor) -> Tensor:
-    """Of A z, z standard normal in the domain's metric, ``[m, m]`` in float64."""
-    rows = A.double().reshape(len(A), *sde.domain.event_shape)
-    x = sde.sample_prior(1, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(A.device)
-    return A.double() @ sde.domain.gradient(x.expand_as(rows), rows).flatten(1).T
+_Solver = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+
+
+def _solver(sde: ReflectedSDE, A: Tensor) -> _Solver:
+    """What takes points, errors ``[*batch, m]``, r^2 ``[*batch]`` and noise^2 to A^T (r^2 C + noise^2)^-1 error.
+
+    C is the covariance of A z, z standard normal in the domain's metric: decomposed once where it is the same
+    everywhere, which is tried at a few points. What A does not see counts as nothing. All of it is in float64.
+    """
+    x = sde.sample_prior(_PLACES, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(A.device)
+    many = _gradients(sde, x, A) @ A.double().T
+    if not torch.allclose(many, many[:1]):
+        return _Curved(sde, A)
+    values, vectors = torch.linalg.eigh(many[0])
+    blur = (_RANK * torch.finfo(A.dtype).eps) ** 2 if A.is_floating_point() else 0.0  # rounding of A, squared as A is
+    seen = values > values[-1:] * max(blur, _RANK * torch.finfo(torch.float64).eps)
+    return _Flat(A, torch.where(seen, values, 0.0), vectors * seen)
+
+
+class _Flat:
+    """For a metric that is the same everywhere."""
+
+    def __init__(self, A: Tensor, values: Tensor, vectors: Tensor) -> None:
+        self.A, self.values, self.vectors = A, values, vectors
+
+    def __call__(self, denoised: Tensor, error: Tensor, square: Tensor, noise: float) -> Tensor:
+        A, values, vectors = (v.to(error) for v in (self.A, self.values, self.vectors))
+        variance = square.unsqueeze(-1) * values + noise
+        solved = torch.where(values > 0, (error @ vectors) / torch.where(values > 0, variance, 1.0), 0.0)
+        return solved @ vectors.T @ A
+
+
+class _Curved:
+    """For a metric that differs from point to point: a system for each."""
+
+    def __init__(self, sde: ReflectedSDE, A: Tensor) -> None:
+        self.sde, self.A = sde, A
+
+    def __call__(self, denoised: Tensor, error: Tensor, square: Tensor, noise: float) -> Tensor:
+        A = self.A.to(error)
+        rows = _gradients(self.sde, denoised, A)
+        floor = _RIDGE * square * A.square().sum() + torch.finfo(A.dtype).tiny
+        diagonal = (noise + floor)[..., None, None] * torch.eye(len(A), dtype=A.dtype, device=A.device)
+        system = square[..., None, None] * (rows @ A.T) + diagonal
+        solved = torch.linalg.solve(system, error.unsqueeze(-1))
+        up = (rows.transpose(-1, -2) @ solved).reshape(denoised.shape)  # tangent, so that no large part has to cancel
+        return self.sde.domain.covector(denoised, up)
+
+
+def _gradients(sde: ReflectedSDE, x: Tensor, A: Tensor) -> Tensor:
+    """Gradients ``[*batch, m, k]`` at points of the numbers that A's rows read off, in the domain's metric."""
+    shape = sde.domain.event_shape
+    batch = x.shape[: x.ndim - len(shape)]
+    rows = A.to(x).reshape(len(A), *(1,) * len(batch), *shape).expand(len(A), *x.shape)
+    found = sde.domain.gradient(x.expand(len(A), *x.shape), rows)
+    return found.reshape(len(A), *batch, A.shape[1]).movedim(0, -2)
 
 
 def _is_plain(sde: ReflectedSDE) -> bool:
     """Whether coordinates are orthonormal and free of each other."""
-    x = sde.sample_prior(1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = sde.sample_prior(_PLACES, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     v = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     return bool(torch.allclose(sde.domain.gradient(x, v), v))

@@ -54,8 +54,8 @@ class Domain(Value, ABC):
     several meet in edges, ``curvature`` (differences of normals), ``sample_uniform`` (rejection from the bounding box),
     ``log_volume`` (Monte Carlo), ``inradius``, ``diameter``; ``tangent``, ``inner`` and ``frame`` on flat sets and
     other metrics, with ``gradient``, ``covector`` and ``white`` in the latter; ``expmap``, ``logmap``, ``transp`` and
-    ``ricci`` on curved ones; the kernel's methods and ``has_exact_kernel`` where a closed form exists; ``features`` for
-    networks.
+    ``ricci`` on curved ones; ``expmap`` and ``difference`` where coordinates are angles; the kernel's methods and
+    ``has_exact_kernel`` where a closed form exists; ``features`` for networks.
 
     ``constrained_diffusion.testing.check_domain(domain)`` tries all of these promises.
 
@@ -201,6 +201,10 @@ class Domain(Value, ABC):
 
     def logmap(self, x: Tensor, y: Tensor) -> Tensor:
         """The shortest tangent vector ``[*batch, *event_shape]`` at ``x`` whose :meth:`expmap` is ``y``."""
+        return self.difference(x, y)
+
+    def difference(self, x: Tensor, y: Tensor) -> Tensor:
+        """``y - x``, coordinate by coordinate; for angles, whose ends are the same, the shorter way round."""
         return y - x
 
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:

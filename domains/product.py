@@ -164,6 +164,16 @@ class Product(Domain):
         self._check(x=x, y=y)
         return self.join(*self._each(lambda f, p, q: f.logmap(p, q), x, y))
 
+    def difference(self, x: Tensor, y: Tensor) -> Tensor:
+        """The factors' own, ``[*batch, D]``."""
+        self._check(x=x, y=y)
+        return self.join(*self._each(lambda f, p, q: f.difference(p, q), x, y))
+
+    def interpolate(self, x: Tensor, y: Tensor, share: float) -> Tensor:
+        """Each part goes its factor's way, ``[*batch, D]``."""
+        self._check(x=x, y=y)
+        return self.join(*self._each(lambda f, p, q: f.interpolate(p, q, share), x, y))
+
     def transp(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
         """Each part of ``v`` carried in its own factor, ``[*batch, D]``."""
         self._check(x=x, y=y, v=v)

@@ -93,7 +93,7 @@ class Torus(Domain):
         """``x + v``, wrapped."""
         return circle.wrap(x + v)
 
-    def logmap(self, x: Tensor, y: Tensor) -> Tensor:
+    def difference(self, x: Tensor, y: Tensor) -> Tensor:
         """The shorter way round, for each angle."""
         return circle.wrap(y - x)
 

@@ -13,12 +13,17 @@ from constrained_diffusion import (
     Hypercube,
     Inpainting,
     LinearInverse,
+    Manifold,
+    Product,
     RectifiedFlow,
     ReflectedSDE,
     ShapeError,
     Simplex,
+    Sphere,
+    Torus,
     log_prob,
 )
+from constrained_diffusion.domains.space_forms import quiet_geoopt
 from tests import references as ref
 from tests.guided import F64, normal, right_or_refused, seeded, zero
 from tests.mixtures import Atoms
@@ -172,10 +177,22 @@ def test_inpainting_of_one_coordinate_leaves_the_other(value):
     assert float((free[:, 0] - value).abs().median()) > 10 * sde.sigma_min
 
 
-@pytest.mark.parametrize("domain", [Hypercube(2), Simplex(3), Simplex(3, "cumulative"), Simplex(6)], ids=str)
+def near_origin(x):
+    return 0.81 - x.square().sum(-1)
+
+
+HYPERBOLIC = Manifold(quiet_geoopt().PoincareBall(), 2, near_origin)
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [Hypercube(2), Simplex(3), Simplex(3, "cumulative"), Simplex(6), Torus(2), Sphere(2), HYPERBOLIC],
+    ids=lambda domain: str(domain)[:30],
+)
 def test_an_observation_is_as_sharp_as_the_noise_of_the_domain(domain):
     """Of uniform data, whose score is nil, far from walls: x0 given x is x plus the noise of the metric.
 
+    On curved sets that is the noise of the metric at x itself, not elsewhere.
     So the derivative of what is observed, a . x0, along a unit move e of the domain is a . e; its variance sigma^2
     sum (a . e)^2; and the pull is what makes up for the difference, along the gradient.
     """
@@ -187,7 +204,7 @@ def test_an_observation_is_as_sharp_as_the_noise_of_the_domain(domain):
     along = (frame * a).sum(-1, keepdim=True)
     error = 0.02
     expected = (along * frame).sum(0) * error / (along**2).sum(0) / sde.sigma_min**2
-    y = (x @ a)[0] + error
+    y = (x @ a)[0].detach() + error
     found = LinearInverse(sde, zero, a[None], y[None], spread=1e6)(x, t)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
     if len(a) < 4:
@@ -204,6 +221,69 @@ def test_a_sum_of_parts_is_met(domain):
     x = EulerMaruyama(sde, guided, steps=100, denoise=False).sample(300, generator=seeded(), dtype=F64).x
     assert domain.contains(x).all()
     assert float((x @ a - 0.4).abs().quantile(0.95)) < 4.5 * sde.sigma_min
+
+
+CASES = {"angles": Torus(2), "angles and shares": Product(Torus(2), Simplex(3)), "globe": Sphere(2)}
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+@pytest.mark.parametrize("jacobian", [True, False])
+@pytest.mark.parametrize("name", CASES)
+def test_observations_turn_with_what_is_observed(name, jacobian, noise):
+    """Nothing is special where angles go round, or about any point of a sphere."""
+    domain = CASES[name]
+    sde = ReflectedSDE(domain, 0.05)
+    mask = torch.zeros(domain.event_shape, dtype=torch.bool)
+    mask[0 if name != "globe" else slice(None)] = True
+    x = domain.sample_uniform(40, generator=seeded(), dtype=F64)
+    law = domain.sample_uniform(3, generator=seeded(1), dtype=F64)
+    t = torch.linspace(0, 0.7, 40, dtype=F64)
+    turn = torch.zeros(domain.event_shape, dtype=F64)
+    if name != "globe":
+        turn[:2] = torch.tensor([3.0, -1.0])
+    rotation = torch.linalg.qr(normal(3, 3, seed=2)).Q
+
+    def turned(y):
+        return y @ rotation.T if name == "globe" else domain.project(y + turn)
+
+    found = []
+    for change in (lambda y: y, turned):
+        score = Atoms(sde, change(law)).score if jacobian else zero  # kernels are differentiable
+        guided = Inpainting(sde, score, mask, change(law[:1])[0], noise=noise, jacobian=jacobian)
+        found.append(guided(change(x), t))
+    expected = found[0] @ rotation.T if name == "globe" else found[0]
+    torch.testing.assert_close(found[1], expected, atol=1e-6 * float(expected.abs().max()), rtol=1e-6)
+
+
+def test_a_point_of_the_sphere_is_met():
+    """Wherever it is: not its mirror image in some plane."""
+    sphere = Sphere(2)
+    sde = ReflectedSDE(sphere, 0.02)
+    for point in (*torch.eye(3, dtype=F64), torch.tensor([-0.6, 0.0, 0.8], dtype=F64)):
+        guided = Inpainting(sde, zero, torch.ones(3, dtype=torch.bool), point)
+        x = EulerMaruyama(sde, guided, steps=60).sample(100, generator=seeded(), dtype=F64).x
+        assert float(sphere.logmap(point.expand_as(x), x).norm(dim=-1).max()) < 6 * sde.sigma_min
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
+def test_what_is_seen_a_thousand_times_less_sharply_is_seen(dtype):
+    """Singular values of 1 and 0.001, and noise of 1e-5: both coordinates are known, to 1e-5 and 0.01."""
+    sde, truth = ReflectedSDE(Hypercube(2)), torch.tensor([0.3, 0.7], dtype=dtype)
+    A = torch.diag(torch.tensor([1.0, 1e-3], dtype=dtype))
+    guided = LinearInverse(sde, zero, A, A @ truth, noise=1e-5)
+    x = EulerMaruyama(sde, guided, steps=100).sample(500, generator=seeded(), dtype=dtype).x
+    torch.testing.assert_close(x.mean(0), truth, atol=2e-3, rtol=0)
+    assert float(x[:, 1].std()) < 0.015
+
+
+@pytest.mark.parametrize("domain", [Hypercube(3), Simplex(3), Sphere(2)], ids=str)
+def test_nothing_observed_changes_nothing(domain):
+    sde = ReflectedSDE(domain, 0.05)
+    x = domain.sample_uniform((2, 3), generator=seeded(), dtype=F64)
+    t, law = torch.full((2, 3), 0.3, dtype=F64), Atoms(sde, x[0]).score
+    guided = Inpainting(sde, lambda y, s: law(y.flatten(0, 1), s.flatten()).view_as(y), torch.zeros(3) > 0, x[0, 0])
+    torch.testing.assert_close(guided(x, t), guided.score(x, t))
+    assert guided(x[:0], t[:0]).shape == (0, 3, 3)
 
 
 def test_observations_that_do_not_fit():

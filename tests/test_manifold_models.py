@@ -198,3 +198,16 @@ def test_flow_matching_on_the_globe():
     model = ReflectedDiffusion(Sphere(2), width=32, depth=1, steps=60, process="flow").fit(data)
     assert isinstance(model.sde_, DiffusionFlow)
     assert Sphere(2).contains(model.sample(50, steps=20), atol=1e-6).all()
+
+
+def test_samplers_do_not_know_where_angles_go_round():
+    """A law turned by an angle is sampled from latents turned by it as the law itself, whatever lies at pi."""
+    centres = torch.tensor([[0.4, -0.3], [-0.5, 0.2]], dtype=DOUBLE)
+    latent = Torus(2).sample_uniform(50, generator=generator(), dtype=DOUBLE)
+    ends = []
+    for turn in (0.0, math.pi):
+        law = Mixture(Torus(2), (centres + turn).tolist(), 0.1)
+        x = Multistep(law.sde, law.score, steps=12).sample(50, latent=Torus(2).project(latent + turn)).x
+        ends.append(Torus(2).project(x - turn))
+    off = Torus(2).difference(*ends)
+    torch.testing.assert_close(off, torch.zeros_like(off), atol=1e-9, rtol=0)

@@ -361,6 +361,16 @@ def test_bad_grids_are_refused(values):
             walk.sample(2)
 
 
+@pytest.mark.parametrize("values", [[1e3, 0.5, 0.2, 0.1], [1.0, 0.5, 0.1, 1e-3]])
+def test_grids_beyond_the_process_are_refused(values):
+    """Where the schedule says nothing, two steps would be at the same time."""
+    sde = ReflectedSDE(Hypercube(1), 0.01, 2.0)
+    for kind in (EulerMaruyama, Multistep, Heun, ProbabilityFlow):
+        walk = kind(sde, zero, steps=3, grid=lambda process, steps: torch.tensor(values))
+        with pytest.raises(ValueError, match="beyond the process's sigma, from 2 to 0.01"):
+            walk.sample(2)
+
+
 # ------------------------------------------------------------------ what is refused
 
 

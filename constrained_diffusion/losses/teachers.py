@@ -85,6 +85,7 @@ class ProgressiveDistillation(ScoreMatching):
                 )
                 y, time = process.domain.reflect(y, move), later
             way = process.expand(process.sigma(time) - process.sigma(t))
+            went = process.domain.logmap(x, y)
             still = way == 0  # at time 0 there is nowhere to go: the teacher's own answer
-            slope = torch.where(still, process.slope(self.teacher(x, t), t), (y - x) / torch.where(still, 1.0, way))
+            slope = torch.where(still, process.slope(self.teacher(x, t), t), went / torch.where(still, 1.0, way))
             return x, process.output(slope, t)

@@ -15,6 +15,8 @@ from ..process import Process
 
 __all__ = ["Grid", "KarrasGrid", "checked_grid", "even_times"]
 
+_ROUNDING = 1e-5  # relative, of grids in single precision
+
 Grid = Callable[[Process, int], Tensor]
 
 
@@ -51,4 +53,10 @@ def checked_grid(grid: Grid, process: Process, steps: int) -> Tensor:
     sigma = torch.as_tensor(grid(process, steps), dtype=torch.float64)
     if sigma.shape != (steps + 1,) or not bool((sigma > 0).all() & (sigma.diff() < 0).all()):
         raise ValueError(f"grid must return {steps + 1} positive, decreasing values of sigma; got {sigma!r}")
+    least, most = process.sigma_min, process.sigma_max
+    if not bool((sigma >= least * (1 - _ROUNDING)).all() & (sigma <= most * (1 + _ROUNDING)).all()):
+        raise ValueError(
+            f"grid goes from {float(sigma[0]):g} to {float(sigma[-1]):g}, beyond the process's sigma, from {most:g} to "
+            f"{least:g}: its model knows no other noise"
+        )
     return process.time(sigma)

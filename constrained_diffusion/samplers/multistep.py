@@ -16,7 +16,8 @@ class Multistep(Sampler):
     """Exact for denoised points that change linearly with log sigma, which is extrapolated from the last step.
 
     With D = x - sigma dx/dsigma the denoised point, h = log(sigma / sigma') and D* = D + (h / 2 h_last) (D - D_last),
-    the step is x <- reflect(x, (1 - sigma' / sigma) (D* - x)). The first step is of first order.
+    the step is x <- reflect(x, (1 - sigma' / sigma) (D* - x)). The first step is of first order. On curved sets, and
+    where angles go round, D - D_last is a tangent vector at x, to which what belongs to the last point is carried.
 
     Args:
         process: what to follow.
@@ -29,7 +30,7 @@ class Multistep(Sampler):
     def begin(self) -> None:
         """Start a run, with nothing to look back on."""
         super().begin()
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None
 
     def step(
         self, x: Tensor, t: Tensor, t_next: Tensor, *, generator: Generator | None, condition: Condition
@@ -38,9 +39,10 @@ class Multistep(Sampler):
         sigma, below = self.process.sigma(t), self.process.sigma(t_next)
         h = (sigma / below).log()
         toward = -sigma * self.slope(x, t, condition)  # D - x
-        denoised = x + toward
+        domain, ahead = self.process.domain, toward
         if self._last is not None:
-            last, h_last = self._last
-            toward = toward + h / (2 * h_last) * (denoised - last)
-        self._last = denoised, h
-        return self.process.domain.reflect(x, (1 - below / sigma) * toward)
+            last, toward_last, h_last = self._last
+            drift = toward - domain.transp(last, x, toward_last) - domain.logmap(x, last)
+            ahead = toward + h / (2 * h_last) * drift
+        self._last = x, toward, h
+        return domain.reflect(x, (1 - below / sigma) * ahead)

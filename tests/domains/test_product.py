@@ -21,6 +21,8 @@ from constrained_diffusion import (
     ReflectedSDE,
     ShapeError,
     Simplex,
+    Sphere,
+    Torus,
 )
 from constrained_diffusion.domains.checks import check_inside
 from constrained_diffusion.domains.product import Product
@@ -507,3 +509,18 @@ def test_points_outside_are_told_by_factor():
     with pytest.raises(DomainError, match="factor 0, .* nor in factor 1, .* nor in factor 2, Ball"):
         check_inside(domain, "x", 9 * torch.ones(1, 6))
     assert domain.outside_hint(good) == ""
+
+
+def test_ways_are_the_factors_own():
+    """Round the torus and the sphere, straight in the square: as each factor does it by itself."""
+    factors = Torus(1), Sphere(2), Hypercube(2), Euclidean(2)
+    domain = Product(*factors)
+    x, y = (domain.sample_prior(30, 1.0, generator=generator(seed), dtype=torch.float64) for seed in (0, 1))
+    assert float((domain.split(x)[0] - domain.split(y)[0]).abs().max()) > torch.pi  # some go round
+    for share in (0.0, 0.3, 1.0):
+        parts = zip(factors, domain.split(x), domain.split(y), strict=True)
+        expected = domain.join(*(f.interpolate(p, q, share) for f, p, q in parts))
+        torch.testing.assert_close(domain.interpolate(x, y, share), expected)
+    way = domain.split(domain.difference(x, y))
+    torch.testing.assert_close(way[0], factors[0].logmap(domain.split(x)[0], domain.split(y)[0]))
+    torch.testing.assert_close(way[1], domain.split(y)[1] - domain.split(x)[1])
