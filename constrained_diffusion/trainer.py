@@ -11,11 +11,12 @@ gives devices and processes: start a program under ``torchrun`` or ``accelerate 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
@@ -31,6 +32,7 @@ from .domains.checks import DomainError, SolverError, trusted
 from .interrupts import Stop
 from .losses import ScoreMatching
 from .plan import PRECISIONS, Plan
+from .process import Process
 from .scores import ScoreModel
 from .sources import Source
 from .training import progress_interval
@@ -38,6 +40,7 @@ from .training import progress_interval
 __all__ = ["Plan", "Trainer", "load_averaged"]
 
 _FREE = ("steps", "compile", "save_every", "keep", "report_every")  # of a plan: what may change when a run is resumed
+_TIMES = 9  # at which schedules are compared
 _NETWORK, _DATA, _ORDER = 0, 1, 2  # which stream of random numbers
 
 
@@ -302,7 +305,7 @@ class Trainer:
         """What must be the same for a run to go on."""
         plan = {k: v for k, v in asdict(self.plan).items() if k not in _FREE}
         describe = getattr(self.model.network, "config", lambda: None)
-        values = {"plan": plan, "process": repr(self.loss.sde), "loss": repr(self.loss), "network": describe()}
+        values = {"plan": plan, "process": _described(self.loss.sde), "loss": repr(self.loss), "network": describe()}
         values["rows"] = len(self.source)
         return cast(dict[str, Any], json.loads(json.dumps(values)))  # as it comes back from a file
 
@@ -372,6 +375,15 @@ def load_averaged(folder: str | Path, model: ScoreModel) -> int:
     model.load_state_dict(_part(tensors, "average.module"))
     model.eval()
     return int(config["step"])
+
+
+def _described(process: Process) -> dict[str, Any]:
+    """What tells a process from others, whatever its texts leave out; the same in every program."""
+    domain = repr(process.domain)
+    with suppress(TypeError, ValueError, AttributeError):  # functions without a name: the text has to do
+        domain += f" [{hashlib.sha256(json.dumps(process.domain.config()).encode()).hexdigest()[:8]}]"
+    sigma = process.sigma(torch.linspace(0, 1, _TIMES, dtype=torch.float64)).tolist()
+    return {"kind": type(process).__name__, "domain": domain, "sigma": [float(f"{s:.6g}") for s in sigma]}
 
 
 def _difference(saved: object, wanted: object) -> str:

@@ -10,10 +10,19 @@ import warnings
 import pytest
 import torch
 
-from constrained_diffusion import DenoisingScoreMatching, Hypercube, ReflectedDiffusion, ReflectedSDE, ScoreModel
+from constrained_diffusion import (
+    CustomSchedule,
+    DenoisingScoreMatching,
+    Hypercube,
+    Polytope,
+    ReflectedDiffusion,
+    ReflectedSDE,
+    ScoreModel,
+    SlicedScoreMatching,
+)
 from constrained_diffusion.checkpoints import load_newest, save_step
 from constrained_diffusion.images import ImageSource
-from constrained_diffusion.networks import UNet
+from constrained_diffusion.networks import MLP, UNet
 from constrained_diffusion.sources import TensorSource
 from constrained_diffusion.trainer import Plan, Trainer, load_averaged
 from tests.trainings import LONG, assert_same, saved, score, start, steps, trainer
@@ -198,6 +207,28 @@ SPOILERS = [
     foreign("domain", "another process", "simplex"),
     saved_model,
 ]
+
+
+def identity(process, loss=DenoisingScoreMatching, **options):
+    """As a trainer of this process and loss compares it with a checkpoint's."""
+    model = ScoreModel(MLP(process.domain, 4, 1), process)
+    source = TensorSource(process.domain.sample_uniform(4, generator=torch.Generator().manual_seed(0)))
+    return Trainer(model, loss(process, **options), source, Plan(batch_size=2))._identity()
+
+
+def test_a_run_is_the_same_in_another_program_and_no_other_is():
+    """Texts of functions name a place in memory, those of polytopes and tables say little: values decide."""
+
+    def by(function):
+        return identity(ReflectedSDE(Hypercube(2), schedule=CustomSchedule(function)))
+
+    assert by(lambda t: 0.01 * 200**t) == by(lambda t: 0.01 * 200**t) != by(lambda t: 0.01 * 200**t**2)
+    sides = torch.tensor([[1.0, 0.3], [-1.0, 0.2], [0.1, 1.0], [0.0, -1.0]])
+    assert identity(ReflectedSDE(Polytope(sides, [1.0] * 4))) == identity(ReflectedSDE(Polytope(sides, [1.0] * 4)))
+    assert identity(ReflectedSDE(Polytope(sides, [1.0] * 4))) != identity(ReflectedSDE(Polytope(-sides, [1.0] * 4)))
+    square = ReflectedSDE(Hypercube(2))
+    assert identity(square, SlicedScoreMatching, projections=2) == identity(square, SlicedScoreMatching, projections=2)
+    assert identity(square, SlicedScoreMatching, projections=2) != identity(square, SlicedScoreMatching, projections=3)
 
 
 @pytest.fixture

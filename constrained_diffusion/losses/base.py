@@ -74,8 +74,9 @@ class ScoreMatching(ABC):
         self._levels = NoiseLevels() if weighting == "adaptive" else None
 
     def __repr__(self) -> str:
-        """Its weighting."""
-        return f"{type(self).__name__}(weighting={self.weighting!r}, time_sampling={self.time_sampling!r})"
+        """Name, and all arguments that are numbers or words."""
+        plain = {k: v for k, v in vars(self).items() if isinstance(v, (str, int, float)) and not k.startswith("_")}
+        return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in plain.items())})"
 
     @abstractmethod
     def noise(self, x0: Tensor, t: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor | None]:
