@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load as decode
 from safetensors.torch import save as encode
 from torch import Tensor
@@ -26,6 +28,8 @@ __all__ = ["load_newest", "load_run", "save_run", "save_step", "write_atomic"]
 FORMAT = 2  # of 1, networks answered in the coordinates of points, not in numbers white in the metric
 _CONFIG = "config.json"
 _STEP = "step-"
+_OWN = re.compile(r"weights-[0-9a-f]{16}\.safetensors")
+_DENSE = torch.contiguous_format
 
 
 def write_atomic(path: str | Path, content: bytes) -> None:
@@ -39,14 +43,14 @@ def save_run(folder: str | Path, config: dict[str, Any], tensors: dict[str, Tens
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file: give a folder to save in")
-    content = encode({k: v.detach().cpu().contiguous() for k, v in tensors.items()})
+    content = encode({k: v.detach().cpu().clone(memory_format=_DENSE) for k, v in tensors.items()})  # some may be tied
     digest = hashlib.sha256(content).hexdigest()
     name = f"weights-{digest[:16]}.safetensors"
     write_atomic(folder / name, content)
     values = json.loads(json.dumps({"format": FORMAT, "weights": name, "sha256": digest, **config}))  # as it comes back
     write_atomic(folder / _CONFIG, json.dumps({**values, "check": _digest(values)}, indent=2).encode())
     for old in folder.glob("weights-*.safetensors"):
-        if old.name != name:
+        if old.name != name and _OWN.fullmatch(old.name):
             old.unlink(missing_ok=True)
 
 

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from .domains import Domain
-from .domains.checks import ShapeError
+from .domains.checks import ShapeError, SolverError
 
 __all__ = ["difference_trace", "value_and_trace"]
+
+_REACHES = tuple(2.0**k for k in range(1, 10))  # steps by which differences move in where they have no room
 
 
 def value_and_trace(
@@ -72,23 +74,49 @@ def difference_trace(
     """As :func:`value_and_trace` by central differences, one-sided at walls: for fields without autograd, in float64.
 
     Two more evaluations of the field for each direction, carried back to x along the geodesic; the error is of the
-    order of the squared step, which is the cube root of the rounding error in units of the inradius.
+    order of the squared step, which is the cube root of the rounding error in units of the inradius. Where neither
+    way along a direction stays inside, as in sharp corners, differences are taken at a point some steps further in.
+
+    Raises:
+        SolverError: nor does any near such a point.
     """
     length = domain.inradius if math.isfinite(domain.inradius) else 1.0
-    k = len(domain.event_shape)
-    rounding = 64 * torch.finfo(x.dtype).eps * max(1.0, domain.magnitude)
     step = length * torch.finfo(x.dtype).eps ** (1 / 3)
     value, terms = field(x), []
     for v in directions:
+        base, (ahead, behind) = _with_room(domain, x, v, step)
         fields, moved = [], torch.zeros_like(domain.inner(x, v, v))
-        for sign in (1.0, -1.0):
-            y = domain.expmap(x, sign * step * v)
-            inside = domain.contains(y, atol=rounding)
-            y = torch.where(inside.reshape(*inside.shape, *(1,) * k), y, x)
+        for sign, inside in ((1.0, ahead), (-1.0, behind)):
+            y = torch.where(_like_points(domain, inside), domain.expmap(base, sign * step * v), base)
             fields.append(domain.transp(y, x, field(y)))
             moved = moved + step * inside
-        terms.append(domain.inner(x, fields[0] - fields[1], v) / moved.clamp(min=step))
+        terms.append(domain.inner(x, fields[0] - fields[1], v) / moved)
     return value, torch.stack(terms)
+
+
+def _with_room(domain: Domain, x: Tensor, v: Tensor, step: float) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Points, x itself where possible, from which moves by ``step * v`` or its opposite stay inside; and which do."""
+    rounding = 64 * torch.finfo(x.dtype).eps * max(1.0, domain.magnitude)
+    base = x
+    for reach in _REACHES:
+        ways = [domain.contains(domain.expmap(base, sign * step * v), atol=rounding) for sign in (1.0, -1.0)]
+        stuck = ~(ways[0] | ways[1])
+        if not bool(stuck.any()):
+            return base, (ways[0], ways[1])
+        distance, normal = domain.walls(x)
+        near = (distance < 2 * reach * step).to(x.dtype)
+        inward = (_like_points(domain, near) * normal).sum(x.ndim - len(domain.event_shape))
+        further = domain.project(domain.expmap(x, reach * step * inward))
+        base = torch.where(_like_points(domain, stuck), further, base)
+    raise SolverError(
+        'points lie in corners too sharp for differences: give divergence="exact" or "hutchinson", and a score that '
+        "torch can differentiate"
+    )
+
+
+def _like_points(domain: Domain, value: Tensor) -> Tensor:
+    """A tensor ``[*batch]`` with the event's dimensions, each of size one."""
+    return value.reshape(*value.shape, *(1,) * len(domain.event_shape))
 
 
 def _stretch(domain: Domain, x: Tensor, v: Tensor, value: Tensor) -> Tensor:

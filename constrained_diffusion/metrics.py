@@ -31,6 +31,7 @@ Points = Tensor | npt.NDArray[np.generic]
 Cloud = TypeVar("Cloud", Tensor, npt.NDArray[np.generic])
 
 _CHUNK = 2**22  # float64 values that one intermediate tensor may hold: 32 MiB
+_ROUNDING = 1e-6  # of points in single precision, in units of the domain's size
 _MEDIAN_POINTS = 2000  # pooled points among which the median distance is taken
 
 
@@ -164,7 +165,8 @@ def boundary_mass(domain: Domain, x: Points, width: float) -> float:
         raise ValueError(f"width must be at least 0, not {width}")
     points = _points(domain, x)
     _refuse_not_finite("x", points.flatten(1))
-    return int((domain.boundary(points)[0] <= width).sum()) / len(points)
+    outside = (points - domain.project(points)).flatten(1).norm(dim=1) > _ROUNDING * max(1.0, domain.magnitude)
+    return int((outside | (domain.boundary(points)[0] <= width)).sum()) / len(points)
 
 
 def floor(

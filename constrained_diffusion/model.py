@@ -291,10 +291,11 @@ class ReflectedDiffusion(Parameters):
             raise TypeError(f"sampler must be a class such as Heun, or a function that makes one, not {sampler!r}")
         usual = 50 if flow else 250
         walk = make(self.sde_, self._guided(guidance, rows), steps=usual if steps is None else steps)
-        done = [torch.empty(0, *self.units_.domain.event_shape, device=device)]
+        where: dict[str, Any] = {"device": device, "dtype": torch.float32}
+        done = [torch.empty(0, *self.units_.domain.event_shape, **where)]
         for part in _parts(n, batch_size):
             size, extra = part.stop - part.start, _keywords(rows, part)
-            done.append(walk.sample(size, generator=generator, condition=extra, progress=progress, device=device).x)
+            done.append(walk.sample(size, generator=generator, condition=extra, progress=progress, **where).x)
         return self.units_.leave(torch.cat(done), self._kind)
 
     def log_prob(
@@ -306,7 +307,8 @@ class ReflectedDiffusion(Parameters):
             x: points ``[n, *event_shape]`` inside the domain, numpy or torch.
             condition: one vector for each ``[n, k]``, or one for all ``[k]``.
             batch_size: points computed at a time.
-            seed: of the probes of the divergence, which is exact up to 8 dimensions.
+            seed: of the probes of the divergence, which is exact up to 8 dimensions; they have nothing to do with the
+                samples of the same seed.
             options: ``divergence``, ``probes``, ``rtol``, ``atol``, ``method``, ``max_evaluations``.
 
         Returns:
@@ -315,7 +317,7 @@ class ReflectedDiffusion(Parameters):
         self._check_fitted()
         data, kind = self._read("x", x)
         rows = self._rows(condition, len(data))
-        generator = _stream(seed, data.device)
+        generator = _stream(seed, data.device, "probes")
         values = [
             log_prob(
                 self.sde_, self.score_, data[part], condition=_keywords(rows, part), generator=generator, **options
@@ -352,13 +354,14 @@ class ReflectedDiffusion(Parameters):
     def save(self, folder: str | Path) -> None:
         """Save the fitted model in a folder: ``config.json`` and safetensors; either all of it or nothing."""
         self._check_fitted()
+        own = self.score_.network
         config = {
             "model": type(self).__name__,
             "domain": self.units_.domain.config(),
             "arguments": self._as_fitted,
             "normal": self.units_.normal.config(),
             "sigma": [self.sde_.sigma_min, self.sde_.sigma_max],
-            "network": self.score_.network.config() if isinstance(self.score_.network, MLP) else None,
+            "network": own.config() if self.network is None and isinstance(own, MLP) else None,
             "kind": {"library": self._kind.library, "dtype": self._kind.dtype},
             "columns": getattr(self, "feature_names_in_", None),
             "condition_columns": getattr(self, "condition_names_in_", None),
@@ -416,13 +419,13 @@ class ReflectedDiffusion(Parameters):
     def _build(self, sde: Process, condition_dim: int) -> ScoreModel:
         """A fresh score model: the seed decides its weights, and the caller's random state stays as it is."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(self.seed))
+            torch.default_generator.manual_seed(int(self.seed))
             if self.network is None:
                 width, depth, dropout = (self._argument(name) for name in ("width", "depth", "dropout"))
                 module: nn.Module = MLP(sde.domain, width, depth, condition_dim, dropout)
             else:
                 module = self.network(sde.domain)
-            return ScoreModel(module, sde)
+            return ScoreModel(module, sde).float()  # as the data, whatever torch's default is
 
     def _process(self, domain: Domain, least: float | None, most: float | None) -> Process:
         """The process, between two sigmas; None leaves one to the domain."""
@@ -450,6 +453,8 @@ class ReflectedDiffusion(Parameters):
         """Undo what is done to the model if it ends with an error; an interrupt is none."""
         before = {k: list(v) if isinstance(v, list) else v for k, v in vars(self).items()}
         weights = copy.deepcopy(self.score_.state_dict()) if hasattr(self, "score_") else None
+        generator = getattr(self, "_generator", None)
+        state = None if generator is None else generator.get_state()
         try:
             yield
         except Exception:
@@ -457,6 +462,8 @@ class ReflectedDiffusion(Parameters):
             vars(self).update(before)
             if weights is not None:
                 self.score_.load_state_dict(weights)
+            if generator is not None and state is not None:
+                generator.set_state(state)
             raise
 
     def _train(self, data: Tensor, rows: Tensor | None, recipe: Recipe, progress: bool) -> None:
@@ -501,7 +508,7 @@ class ReflectedDiffusion(Parameters):
 
     def _rows(self, condition: Array | None, n: int) -> Tensor | None:
         """Conditions for ``n`` points: a model that has learnt to do without takes the null token for none."""
-        like = torch.empty(0, device=self._device())
+        like = torch.empty(0, device=self._device(), dtype=torch.float32)
         check_columns("condition", condition, getattr(self, "condition_names_in_", None), "model.condition_names_in_")
         if condition is None and self._as_fitted["condition_dropout"] and self._condition_dim():
             return null_condition(self._condition_dim()).to(like).expand(n, -1)
@@ -562,8 +569,12 @@ def _check_seed(seed: object) -> None:
         raise ValueError(f"seed must be an integer of at least 0 and below 2**63, not {seed!r}")
 
 
-def _stream(seed: int, device: torch.device | str) -> torch.Generator:
+def _stream(seed: int, device: torch.device | str, purpose: str = "") -> torch.Generator:
+    """Random numbers of a seed, others for each purpose."""
     _check_seed(seed)
+    if purpose:
+        state = np.random.SeedSequence([int(seed), *purpose.encode()]).generate_state(1, np.uint64)
+        seed = int(state[0] >> np.uint64(1))
     return torch.Generator(device=device).manual_seed(int(seed))
 
 

@@ -210,7 +210,8 @@ class VariancePreservingSchedule(Schedule):
     def undecay(self, decay: Tensor) -> Tensor:
         """The times at which -log alpha has given values, within [0, 1]."""
         slope = self.beta_max - self.beta_min  # slope tau^2 / 2 + beta_min tau = 2 decay, without cancellation
-        tau = 4 * decay / (self.beta_min + (self.beta_min**2 + 4 * slope * decay).sqrt())
+        rate = self.beta_min + (self.beta_min**2 + 4 * slope * decay).sqrt()
+        tau = 4 * decay / rate.clamp(min=torch.finfo(decay.dtype).tiny)
         return ((tau - self.start) / (1 - self.start)).clamp(0, 1)
 
     def sigma(self, t: Tensor) -> Tensor:

@@ -38,7 +38,12 @@ def mixing_sigma(domain: Domain, distance: float = 1e-3) -> float:
 
     Returns:
         sigma, in the units of the domain.
+
+    Raises:
+        ValueError: no noise makes the domain uniform, or the distance is none that the bound speaks of.
     """
+    if not 0 < distance <= 0.5:
+        raise ValueError(f"distance must lie in (0, 0.5], not {distance!r}")
     if not domain.spectral_gap > 0:
         raise ValueError(f"sigma_max must be given: no noise makes {domain!r} uniform")
     return math.sqrt(math.log(2 * domain.dim / (4 * distance**2)) / domain.spectral_gap)

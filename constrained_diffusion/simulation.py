@@ -163,10 +163,13 @@ def _for_all(name: str, a: object, x0: Tensor, domain: Domain) -> Tensor:
         ) from None
     event = domain.event_shape
     batch = x0.shape[: x0.ndim - len(event)]
-    if a.shape == batch == event:
+    readings = {"point": (batch,), "coordinate": (event, x0.shape), "pair of coordinates": (event + event,)}
+    possible = [f"one for each {what}" for what, shapes in readings.items() if a.shape in shapes]
+    if event.numel() > 1 and len(possible) > 1:
+        shapes = [list(batch + rest) for rest in (torch.Size(), event, event + event)]
         raise ShapeError(
-            f"{name} of shape {list(a.shape)} may be one for each point, or one for each coordinate of all: expand it "
-            f"to {list(x0.shape)}, as a[:, None] or a"
+            f"{name} of shape {list(a.shape)} may be {' or '.join(possible)}: give a function of x and t, whose values "
+            f"are for the whole batch, of a shape in {shapes}"
         )
     if a.shape in (batch, x0.shape):
         return a

@@ -30,6 +30,20 @@ def test_saving_again_replaces_and_leaves_nothing_behind(saved):
     assert len(list(saved.iterdir())) == 2
 
 
+def test_files_of_others_stay(saved):
+    (saved / "weights-best.safetensors").write_bytes(b"mine")
+    save_run(saved, {"name": "new"}, NEW)
+    assert len(list(saved.glob("weights-*"))) == 2
+    assert (saved / "weights-best.safetensors").read_bytes() == b"mine"
+
+
+def test_tied_tensors(tmp_path):
+    tied = {"a": OLD["w"], "b": OLD["w"], "turned": OLD["w"].T}
+    save_run(tmp_path / "run", {}, tied)
+    for name, value in load_run(tmp_path / "run")[1].items():
+        assert torch.equal(value, tied[name])
+
+
 @pytest.mark.parametrize("call", [1, 2])
 @pytest.mark.parametrize("operation", ["fsync", "replace"])
 def test_a_failure_at_any_moment_leaves_the_old_run(saved, monkeypatch, operation, call):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from constrained_diffusion import Hypercube, ReflectedDiffusion
+from constrained_diffusion import Euclidean, Hypercube, ReflectedDiffusion
 from constrained_diffusion.domains.checks import SolverError
 from constrained_diffusion.scaling import DomainScaler
 
@@ -19,7 +19,7 @@ def points(n: int = 64) -> torch.Tensor:
 
 
 def quick(**options) -> ReflectedDiffusion:
-    return ReflectedDiffusion(SQUARE, **{"width": 8, "depth": 1, "steps": 5, "batch_size": 16, **options})
+    return ReflectedDiffusion(**{"domain": SQUARE, "width": 8, "depth": 1, "steps": 5, "batch_size": 16, **options})
 
 
 @pytest.mark.parametrize(
@@ -54,19 +54,41 @@ def test_a_training_that_fails_changes_nothing(monkeypatch):
     def diverge(self, *args):
         for p in self.score_.parameters():
             p.data.fill_(torch.nan)
+        torch.rand(3, generator=self._generator)
         self.history_.append((99, 1.0))
         raise SolverError("the loss is nan")
 
+    state = model._generator.get_state()
     monkeypatch.setattr(ReflectedDiffusion, "_train", diverge)
     for train in (bad, ReflectedDiffusion.fit):
         with pytest.raises(SolverError, match="the loss is nan"):
             train(model, points().double().numpy(), progress=False)
         assert all(torch.equal(v, weights[k]) for k, v in model.score_.state_dict().items())
         assert (model.history_, model._kind) == (history, kind)
+        assert torch.equal(model._generator.get_state(), state)
     fresh = quick()
     with pytest.raises(SolverError):
         fresh.fit(points(), progress=False)
     assert not hasattr(fresh, "score_")
+
+
+def test_probes_are_not_the_latents_of_the_same_seed():
+    """Where latents are normal too, they would be the same numbers, and each estimate off in the same way."""
+    domain = Euclidean(9)
+    model = quick(domain=domain, process="flow").fit(torch.randn(64, 9), progress=False)
+    seen = []
+    original, domain_noise = Euclidean.sample_noise, Euclidean.sample_prior
+
+    def noise(self, x, *, generator=None):
+        seen.append(original(self, x, generator=generator))
+        return seen[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Euclidean, "sample_noise", noise)
+        model.log_prob(torch.zeros(5, 9), divergence="hutchinson", probes=2, rtol=1e-2, atol=1e-2)
+    latents = domain_noise(domain, 5, 1.0, generator=torch.Generator().manual_seed(0))
+    probe = seen[0].flatten()[:9]
+    assert float((probe / probe.norm() @ (latents[0] / latents[0].norm())).abs()) < 0.99
 
 
 def test_columns_of_conditions_must_be_those_of_fit(tmp_path):

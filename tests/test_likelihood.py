@@ -18,6 +18,7 @@ from constrained_diffusion import (
     RectifiedFlow,
     ReflectedDiffusion,
     ReflectedSDE,
+    Region,
     Simplex,
     SolverError,
     bits_per_dim,
@@ -27,6 +28,7 @@ from constrained_diffusion import (
 )
 from constrained_diffusion.divergence import difference_trace, value_and_trace
 from tests import references as ref
+from tests.guided import normal
 from tests.mixtures import Atoms
 from tests.references_ball import ball_log_prob_and_score_float64
 
@@ -272,6 +274,41 @@ def test_differences_are_one_sided_at_walls(domain):
     _, terms = difference_trace(domain, field, x, domain.frame(x))
     _, expected = value_and_trace(domain, lambda y: domain.tangent(y, y * y), x, domain.frame(x))
     torch.testing.assert_close(terms.sum(0), expected.sum(0), atol=1e-4, rtol=0)
+
+
+CORNERS = {
+    "triangle": (Simplex(3, "euclidean"), torch.eye(3, dtype=F64)),
+    "its sides": (Simplex(3), torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0]], dtype=F64)),
+    "cube": (Hypercube(3), torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.4]], dtype=F64)),
+    "room": (
+        Region([[0, 0], [2, 0], [2, 1], [1, 1], [1, 2], [0, 2]]),
+        torch.tensor([[0, 0], [0, 2], [1, 1.0]]).double(),
+    ),
+    "needle": (Polytope([[-0.1, 1.0], [-0.1, -1.0], [1.0, 0.0]], [0.0, 0.0, 1.0]), torch.zeros(1, 2, dtype=F64)),
+}
+
+
+@pytest.mark.parametrize("name", CORNERS)
+def test_differences_in_corners(name):
+    """Where neither way along most directions stays inside."""
+    domain, x = CORNERS[name]
+    turned = torch.stack([domain.tangent(x, v) for v in normal(40, *x.shape)])
+    turned = turned / domain.inner(x, turned, turned).sqrt().unsqueeze(-1)
+
+    def field(y):
+        assert domain.contains(y, atol=1e-9).all()
+        return domain.tangent(y, torch.sin(3 * y) + y.flip(-1) * y)
+
+    _, found = difference_trace(domain, field, x, turned)
+    _, expected = value_and_trace(domain, lambda y: domain.tangent(y, torch.sin(3 * y) + y.flip(-1) * y), x, turned)
+    torch.testing.assert_close(found, expected, atol=2e-3, rtol=0)
+
+
+def test_corners_too_sharp_for_differences_are_said():
+    spike = Polytope([[-1e-4, 1.0], [-1e-4, -1.0], [1.0, 0.0]], [0.0, 0.0, 1.0])
+    x = torch.zeros(1, 2, dtype=F64)
+    with pytest.raises(SolverError, match='sharp for differences: give divergence="exact"'):
+        difference_trace(spike, lambda y: y, x, torch.tensor([[[0.0, 1.0]]], dtype=F64))
 
 
 def test_beyond_eight_dimensions_the_divergence_is_estimated():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance
 
 from constrained_diffusion import metrics
-from constrained_diffusion.domains import Ball, DomainError, Hypercube, ShapeError
+from constrained_diffusion.domains import Ball, DomainError, Hypercube, ShapeError, Simplex
 from constrained_diffusion.metrics import boundary_mass, floor, mmd, sliced_wasserstein, violation
 
 F64 = torch.float64
@@ -185,6 +185,12 @@ class TestShares:
         assert abs(boundary_mass(Ball(3), x, 0.1) - expected) < 4.5 * error
         assert boundary_mass(Ball(3), x, 1.0) == 1
         assert boundary_mass(Ball(3), x, 0.0) == 0
+
+    def test_boundary_mass_counts_what_is_off_the_plane(self) -> None:
+        x = torch.tensor([[5.0, 5.0, 5.0], [0.3, 0.3, 0.4], [0.2, 0.2, 0.2]])
+        assert boundary_mass(Simplex(3), x, 0.01) == pytest.approx(2 / 3)
+        shares = Simplex(3).sample_uniform(1000, generator=torch.Generator().manual_seed(0))  # sums round to 1
+        assert boundary_mass(Simplex(3), shares, 0.0) == 0
 
     def test_boundary_mass_sees_clipping(self) -> None:
         x = (cloud(1000, 2) + 0.5).clamp(0, 1)

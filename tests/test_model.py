@@ -179,6 +179,36 @@ def test_network_of_ones_own(tmp_path):
         ReflectedDiffusion.load(tmp_path, network=lambda d: MLP(d, 8, 1))
 
 
+class Twice(MLP):
+    """A default network with a call of its own."""
+
+    def forward(self, x, log_sigma, condition=None):
+        return 2 * super().forward(x, log_sigma, condition)
+
+
+@pytest.mark.parametrize("make", [lambda d: MLP(d, 12, 1), lambda d: Twice(d, 8, 1)], ids=["of its size", "derived"])
+def test_networks_that_are_nearly_the_default_one(make, tmp_path):
+    model = quick(Hypercube(2), network=make).fit(data(), progress=False)
+    model.save(tmp_path)
+    with pytest.raises(ValueError, match="network of its own"):
+        ReflectedDiffusion.load(tmp_path)
+    again = ReflectedDiffusion.load(tmp_path, network=make)
+    assert torch.equal(again.sample(5, steps=3, seed=0), model.sample(5, steps=3, seed=0))
+
+
+def test_torchs_default_dtype_does_not_matter():
+    torch.set_default_dtype(torch.float64)
+    try:
+        model = quick(Simplex(3)).fit(torch.rand(20, 3).softmax(-1), torch.rand(20), progress=False)
+        x = model.sample(4, condition=torch.tensor([0.5]), guidance=1.0, steps=3)
+        assert x.dtype == torch.float64
+        for values in (model.log_prob(x), model.decode(model.encode(x)), model.interpolate(x, x, 3)):
+            assert values.isfinite().all()
+        assert {p.dtype for p in model.score_.parameters()} == {torch.float32}
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_foreign_files_are_refused(fitted, tmp_path):
     fitted.save(tmp_path)
     path = tmp_path / "config.json"

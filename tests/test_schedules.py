@@ -230,6 +230,11 @@ def test_ends_are_the_ends(schedule):
     assert ends.tolist() == pytest.approx([schedule.sigma_min, schedule.sigma_max], rel=1e-12)
 
 
+def test_no_noise_is_at_time_zero_even_where_noise_comes_slowly():
+    for schedule in (VariancePreservingSchedule(0.0), SubVariancePreservingSchedule(0.0)):
+        assert schedule.time(torch.zeros(2)).tolist() == [0.0, 0.0]
+
+
 @pytest.mark.parametrize("kind", [VariancePreservingSchedule, SubVariancePreservingSchedule])
 def test_vp_refuses_bad_arguments(kind):
     for bad in ((-0.1, 20.0), (5.0, 1.0), (0.0, 0.0), (0.1, math.inf), (math.nan, 1.0), (0.1, math.nan)):

@@ -30,6 +30,12 @@ def test_default_sigma_max_is_uniform_to_one_in_a_thousand(domain):
     assert float((earlier - 1).abs().mean()) / 2 > 1.5e-3  # and not needlessly large
 
 
+@pytest.mark.parametrize("distance", [0.0, -0.1, 0.8, math.nan])
+def test_distances_that_mean_nothing(distance):
+    with pytest.raises(ValueError, match=r"distance must lie in \(0, 0.5\]"):
+        mixing_sigma(Hypercube(1), distance)
+
+
 def test_euclidean_needs_sigma_max():
     with pytest.raises(ValueError, match="sigma_max must be given"):
         ReflectedSDE(Euclidean(2))

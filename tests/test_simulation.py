@@ -304,15 +304,20 @@ def test_a_coefficient_for_all_points():
     x0, alone, matrix = torch.full((5, 2), 0.5), torch.tensor([0.7, 0.1]), torch.tensor([[0.7, 0.2], [0.0, 0.1]])
 
     def end(a, x0=x0):
-        return sample_sde(Hypercube(2), x0, None, a, steps=3, generator=torch.Generator().manual_seed(0)).x
+        return sample_sde(Hypercube(x0.shape[-1]), x0, None, a, steps=3, generator=torch.Generator().manual_seed(0)).x
 
     for given, full in ((alone, alone.expand(5, 2)), (matrix, matrix.expand(5, 2, 2))):
         for kind in (given, given.numpy(), given.tolist()):
             assert torch.equal(end(kind), end(full))
     assert torch.equal(end(alone, x0[0]), end(alone.clone(), x0[0]))  # a single point
-    with pytest.raises(ShapeError, match=r"one for each coordinate of all: expand it to \[2, 2\]"):
+    with pytest.raises(ShapeError, match=r"may be one for each point or one for each coordinate: give a function"):
         end(alone, x0[:2])
-    assert torch.equal(end(alone.expand(2, 2), x0[:2]), end(torch.stack([alone, alone]), x0[:2]))
+    with pytest.raises(ShapeError, match=r"one for each coordinate or one for each pair of coordinates: give"):
+        end(matrix, x0[:2])
+    for value, full in ((alone, alone.diag()), (matrix, matrix)):
+        few = end(lambda x, t, value=value: value.expand(2, *value.shape), x0[:2])
+        torch.testing.assert_close(few, end(full.expand(2, 2, 2), x0[:2]))
+    torch.testing.assert_close(end([0.3], x0[:1, :1]), end(0.3, x0[:1, :1]))
     with pytest.raises(ShapeError, match="diffusion has shape"):
         end(lambda x, t: alone)  # a function sees the batch
 
