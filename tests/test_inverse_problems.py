@@ -265,6 +265,23 @@ def test_a_point_of_the_sphere_is_met():
         assert float(sphere.logmap(point.expand_as(x), x).norm(dim=-1).max()) < 6 * sde.sigma_min
 
 
+def test_denoised_points_lie_on_the_set():
+    """At the ends of geodesics: a straight line would leave the disc in which hyperbolic points are drawn."""
+    seen = []
+
+    class Watched(LinearInverse):
+        def error(self, denoised):
+            seen.append(denoised.detach())
+            return super().error(denoised)
+
+    sde = ReflectedSDE(HYPERBOLIC, 0.05, 2.0)
+    x = HYPERBOLIC.sample_uniform(20, generator=seeded(), dtype=F64)
+    guided = Watched(sde, lambda y, t: 2 * y, torch.eye(2, dtype=F64)[:1], torch.tensor([0.5], dtype=F64))
+    assert guided(x, torch.ones(20, dtype=F64)).isfinite().all()
+    assert float(seen[0].norm(dim=-1).max()) < 1
+    assert float((x + 2.0**2 * 2 * x).norm(dim=-1).max()) > 2
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, F64], ids=str)
 def test_what_is_seen_a_thousand_times_less_sharply_is_seen(dtype):
     """Singular values of 1 and 0.001, and noise of 1e-5: both coordinates are known, to 1e-5 and 0.01."""
