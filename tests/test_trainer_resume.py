@@ -224,8 +224,8 @@ def test_a_run_is_the_same_in_another_program_and_no_other_is():
 
     assert by(lambda t: 0.01 * 200**t) == by(lambda t: 0.01 * 200**t) != by(lambda t: 0.01 * 200**t**2)
     sides = torch.tensor([[1.0, 0.3], [-1.0, 0.2], [0.1, 1.0], [0.0, -1.0]])
-    assert identity(ReflectedSDE(Polytope(sides, [1.0] * 4))) == identity(ReflectedSDE(Polytope(sides, [1.0] * 4)))
-    assert identity(ReflectedSDE(Polytope(sides, [1.0] * 4))) != identity(ReflectedSDE(Polytope(-sides, [1.0] * 4)))
+    one, again, other = (ReflectedSDE(Polytope(m, [1.0] * 4), 0.01, 2.0) for m in (sides, sides, -sides))
+    assert identity(one) == identity(again) != identity(other)
     square = ReflectedSDE(Hypercube(2))
     assert identity(square, SlicedScoreMatching, projections=2) == identity(square, SlicedScoreMatching, projections=2)
     assert identity(square, SlicedScoreMatching, projections=2) != identity(square, SlicedScoreMatching, projections=3)
