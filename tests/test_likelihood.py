@@ -279,7 +279,7 @@ def test_differences_are_one_sided_at_walls(domain):
 CORNERS = {
     "triangle": (Simplex(3, "euclidean"), torch.eye(3, dtype=F64)),
     "its sides": (Simplex(3), torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0]], dtype=F64)),
-    "cube": (Hypercube(3), torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.4]], dtype=F64)),
+    "cube": (Hypercube(3), torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.4], [1e-7, 2e-7, 3e-7]]).double()),
     "room": (
         Region([[0, 0], [2, 0], [2, 1], [1, 1], [1, 2], [0, 2]]),
         torch.tensor([[0, 0], [0, 2], [1, 1.0]]).double(),

@@ -191,6 +191,7 @@ class TestShares:
         assert boundary_mass(Simplex(3), x, 0.01) == pytest.approx(2 / 3)
         shares = Simplex(3).sample_uniform(1000, generator=torch.Generator().manual_seed(0))  # sums round to 1
         assert boundary_mass(Simplex(3), shares, 0.0) == 0
+        assert boundary_mass(Simplex(3), shares.double(), 0.0) == 0
 
     def test_boundary_mass_sees_clipping(self) -> None:
         x = (cloud(1000, 2) + 0.5).clamp(0, 1)
