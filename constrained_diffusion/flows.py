@@ -53,7 +53,8 @@ class RectifiedFlow(Process):
         if not math.isfinite(most):
             raise ValueError(f"sigma_max must be given: {domain!r} has no size of its own")
         super().__init__(domain, LinearSchedule(1e-3 * most if sigma_min is None else sigma_min, most))
-        self._check_convex()
+        if not self._lines_stay_inside():
+            raise DomainError(f"{domain!r} is not convex: straight lines leave it. Use a DiffusionFlow")
 
     @property
     def simulates_paths(self) -> bool:
@@ -69,7 +70,8 @@ class RectifiedFlow(Process):
     def between(self, x0: Tensor, x1: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """The points at times ``[*batch]`` on the way from ``x0`` to ``x1``, and the velocities x1 - x0."""
         share = self.expand(self.sigma(t) / self.sigma_max)
-        return x0 + share * (x1 - x0), x1 - x0
+        way = self.domain.difference(x0, x1)  # x1 - x0; the shorter way round for angles
+        return self.domain.expmap(x0, share * way), way
 
     def slope(self, output: Tensor, t: Tensor) -> Tensor:
         """Velocity over sigma_max: dx/dsigma."""
@@ -83,13 +85,16 @@ class RectifiedFlow(Process):
         """One: every part of the way counts alike."""
         return torch.ones_like(t)
 
-    def _check_convex(self) -> None:
+    def _lines_stay_inside(self) -> bool:
+        """Whether the set is flat, and lines between points of the prior stay inside."""
         generator = torch.Generator().manual_seed(0)
-        ends = self.sample_prior(batch_shape((2, _PAIRS)), generator=generator, dtype=torch.float64)
-        for share in torch.linspace(0, 1, _BETWEEN + 2)[1:-1].tolist():
-            x = ends[0] + share * (ends[1] - ends[0])
-            if not bool(self.domain.contains(x, atol=1e-9 * self.length).all()):
-                raise DomainError(f"{self.domain!r} is not convex: straight lines leave it. Use a DiffusionFlow")
+        a, b = self.sample_prior(batch_shape((2, _PAIRS)), generator=generator, dtype=torch.float64)
+        way = self.domain.difference(a, b)
+        if not torch.allclose(way, self.domain.logmap(a, b)):
+            return False
+        shares = torch.linspace(0, 1, _BETWEEN + 2)[1:-1].tolist()
+        between = (self.domain.expmap(a, share * way) for share in shares)
+        return all(bool(self.domain.contains(x, atol=1e-9 * self.length).all()) for x in between)
 
 
 class DiffusionFlow(Process):

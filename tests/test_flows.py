@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 
 import numpy as np
 import pytest
@@ -351,6 +352,22 @@ def test_one_step_is_better_after_reflow(square):
     one = {"steps": 1, "sampler": AnnealedReflected}
     assert distance(straighter, x, **one) < 0.75 * distance(model, x, **one)
     assert violation(model.domain, straighter.sample(500, **one)) == 0
+
+
+@pytest.mark.parametrize("domain", [Torus(2), Product(Torus(1), Hypercube(1))], ids=str)
+def test_lines_go_the_short_way_round(domain):
+    """And are those of the law turned by an angle."""
+    flow, turn = RectifiedFlow(domain), torch.tensor([2.5, 0.0], dtype=F64)
+    x0, x1 = (domain.sample_uniform(200, generator=seeded(s), dtype=F64) for s in (0, 1))
+    t = torch.linspace(0, 1, 200, dtype=F64)
+    x, velocity = flow.between(x0, x1, t)
+    assert domain.contains(x, atol=1e-12).all()
+    assert float(velocity[:, 0].abs().max()) <= math.pi
+    torch.testing.assert_close(domain.expmap(x0, velocity)[:, 1], x1[:, 1])
+    turned, same = flow.between(domain.project(x0 + turn), domain.project(x1 + turn), t)
+    torch.testing.assert_close(same, velocity)
+    gap = domain.difference(x + turn, turned)
+    torch.testing.assert_close(gap, torch.zeros_like(gap), atol=1e-12, rtol=0)
 
 
 # ---------------------------------------------------------------------- distillation
