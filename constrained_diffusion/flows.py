@@ -23,7 +23,7 @@ from torch import Generator, Tensor
 
 from .domains import Domain
 from .domains.checks import DomainError, batch_shape
-from .process import Process
+from .process import Process, log_kernel_rms
 from .schedules import GeometricSchedule, LinearSchedule
 from .sde import mixing_sigma
 
@@ -118,6 +118,10 @@ class DiffusionFlow(Process):
         sigma = self.sigma(t)
         x, target = self.domain.diffuse(x0, sigma, generator=generator)
         return x, -self.expand(sigma) * target
+
+    def log_output_rms(self, log_sigma: Tensor) -> Tensor:
+        """Of the kernel's score, times sigma."""
+        return log_sigma + log_kernel_rms(self.domain, log_sigma)
 
     def slope(self, output: Tensor, t: Tensor) -> Tensor:
         """The velocity is the slope."""

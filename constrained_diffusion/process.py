@@ -23,7 +23,7 @@ from .domains.checks import ShapeError, batch_shape, check_inside, check_tensor,
 from .domains.given import require_domain
 from .schedules import Schedule
 
-__all__ = ["Process", "Score", "interpolate_rms"]
+__all__ = ["Process", "Score", "interpolate_rms", "log_kernel_rms"]
 
 Score = Callable[..., Tensor]
 """``score(x, t, **condition)``: x ``[*batch, *event_shape]``, t ``[*batch]``, to a tensor like x."""
@@ -31,6 +31,7 @@ Score = Callable[..., Tensor]
 _TABLE_SIZE, _TABLE_POINTS = 32, 512
 _TABLE_ENOUGH = 1 << 15  # coordinates at each noise level, beyond 32 points
 _LEAST_RMS = 1e-8  # of a target, in inverse inradii: one that matters no more, and whose square float32 still holds
+_MARGIN = math.log(2.0)  # by which exact targets may exceed what is about their size; they do by 1.43 at most, on tori
 _TABLE_NUMBERS = 1 << 22  # coordinates simulated at a time
 
 
@@ -146,9 +147,9 @@ class Process(ABC):
         generator = torch.Generator().manual_seed(0)
         grid = self._rms_grid()
         least = math.log(_LEAST_RMS / self.length)
-        if not self.domain.has_exact_walls:  # targets would be dear, and estimates: both limits of the law, joined
-            gap = self.domain.spectral_gap
-            return grid, -(torch.expm1(gap * (2 * grid).exp()) / gap).log().clamp(max=-2 * least) / 2
+        limit = self.log_output_rms(grid)
+        if not self.domain.has_exact_walls and limit is not None:  # targets would be dear, and estimates
+            return grid, limit.clamp(min=least)
         values = []
         size = self.domain.event_shape.numel()
         points = max(32, min(_TABLE_POINTS, _TABLE_ENOUGH // size))
@@ -160,6 +161,23 @@ class Process(ABC):
             x, u = self.noise(x0, t, generator=generator)
             values.append((self.domain.inner(x, u, u).mean(-1) / self.domain.dim).log() / 2)
         return grid, torch.cat(values).clamp(min=least)
+
+    @property
+    def output_scale_table(self) -> Tensor:
+        """Logarithm of the size of what is learnt, on the same grid: of targets, or of their mean where that is less.
+
+        Targets of simulated paths are as long at large noise, where the score is nearly nothing; an answer that has
+        their length would be off by a share of it.
+        """
+        grid, log_rms = self.target_rms_table
+        limit = self.log_output_rms(grid)
+        return (
+            log_rms if limit is None else log_rms.minimum(limit + _MARGIN).clamp(min=math.log(_LEAST_RMS / self.length))
+        )
+
+    def log_output_rms(self, log_sigma: Tensor) -> Tensor | None:
+        """About the logarithm of the root mean square of a kernel's exact target, per dimension; None if not known."""
+        return None
 
     def restore_target_rms(self, log_rms: Tensor) -> None:
         """Take the values of a table that was simulated before, over the same domain and range of sigma."""
@@ -184,6 +202,12 @@ class Process(ABC):
     def expand(self, value: Tensor) -> Tensor:
         """Give a ``[*batch]`` tensor the event's dimensions, each of size one."""
         return value.reshape(value.shape + (1,) * len(self.domain.event_shape))
+
+
+def log_kernel_rms(domain: Domain, log_sigma: Tensor) -> Tensor:
+    """Both limits of the heat kernel's score, joined: 1/sigma, and the slope of the slowest eigenfunction."""
+    gap = domain.spectral_gap
+    return -(torch.expm1(gap * (2 * log_sigma).exp()) / gap).log() / 2 if gap > 0 else -log_sigma
 
 
 def interpolate_rms(log_rms: Tensor, log_sigma: Tensor, low: float, high: float) -> Tensor:

@@ -6,6 +6,8 @@ May use: torch, the process. A score is any callable ``score(x, t, **condition)`
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -19,8 +21,8 @@ class ScoreModel(nn.Module):
     """A score made of a network.
 
     The network answers ``network(x, log_sigma, **condition)`` with x ``[B, *event_shape]`` and log_sigma
-    ``[B]``, in numbers of order one. They are multiplied by the root mean square of the denoising target at
-    that noise and made tangent (:meth:`Domain.white`, to which all directions of the metric are alike), and their
+    ``[B]``, in numbers of order one. They are multiplied by the size of the score at that noise
+    (:attr:`Process.output_scale_table`) and made tangent (:meth:`Domain.white`, to which all directions of the metric are alike), and their
     normal component is let vanish within about sigma of the wall: the true score's does, and the probability-flow ODE
     stays inside because of it.
 
@@ -34,6 +36,7 @@ class ScoreModel(nn.Module):
     """
 
     log_rms: Tensor
+    log_scale: Tensor
 
     def __init__(self, network: nn.Module, sde: Process) -> None:
         super().__init__()
@@ -43,6 +46,13 @@ class ScoreModel(nn.Module):
         grid, values = sde.target_rms_table
         self._ends = float(grid[0]), float(grid[-1])
         self.register_buffer("log_rms", values.float())
+        self.register_buffer("log_scale", sde.output_scale_table.float())
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        """Of models saved before there was a scale of its own, the targets' is that of the answer."""
+        if prefix + "log_rms" in state_dict:
+            state_dict.setdefault(prefix + "log_scale", state_dict[prefix + "log_rms"])
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def forward(self, x: Tensor, t: Tensor, **condition: Tensor) -> Tensor:
         """The score at ``x`` and times ``t``.
@@ -62,7 +72,7 @@ class ScoreModel(nn.Module):
             t = t[(0,) * t.ndim]
         one = self.sde.sigma(t).to(x.dtype)
         log_one = one.log()
-        rms = interpolate_rms(self.log_rms, log_one, *self._ends)
+        rms = interpolate_rms(self.log_scale, log_one, *self._ends)
         sigma, log_sigma, scale = (v.expand(batch).reshape(-1) for v in (one, log_one, rms))
         for name, value in condition.items():
             if value.shape[: len(batch)] != batch:

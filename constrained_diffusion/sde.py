@@ -17,7 +17,7 @@ from torch import Generator, Tensor
 
 from .domains import Domain
 from .domains.given import require_domain
-from .process import Process, Score
+from .process import Process, Score, log_kernel_rms
 from .schedules import CustomSchedule, GeometricSchedule, Schedule
 
 __all__ = ["ReflectedSDE", "mixing_sigma"]
@@ -94,6 +94,10 @@ class ReflectedSDE(Process):
     def noise(self, x0: Tensor, t: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         """Noised points and denoising targets; see :meth:`Domain.diffuse`."""
         return self.domain.diffuse(x0, self.sigma(t), generator=generator)
+
+    def log_output_rms(self, log_sigma: Tensor) -> Tensor:
+        """Of the kernel's score."""
+        return log_kernel_rms(self.domain, log_sigma)
 
     def slope(self, output: Tensor, t: Tensor) -> Tensor:
         """The probability flow's -sigma s: dx/dt = -g^2 s / 2 with g^2 = d sigma^2 / dt."""

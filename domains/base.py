@@ -94,6 +94,11 @@ class Domain(Value, ABC):
         return not self.has_exact_kernel
 
     @property
+    def has_specular_moves(self) -> bool:
+        """Whether :meth:`reflect` is this domain's own: the default is right for short moves only."""
+        return type(self).reflect is not Domain.reflect
+
+    @property
     def drawing(self) -> str:
         """How pictures show points: ``"plane"``, ``"corner"`` (pairs of coordinates), or what a domain says of itself.
 

@@ -22,8 +22,9 @@ grow where curvature is negative).
 **Steps.** Where one flat wall is in reach a step is exact at any length. What errs are steps from which several
 walls that are not at right angles, or the bend of one, are in reach. Such a step has at most the variance
 sigma^2 / 128, and a length of at most a quarter of the inradius and 0.04 times 2 / (sum of principal curvatures); but
-1/64 of the time that is left, and a quarter of what is left beyond four squared inradii, are always allowed,
-since what lies far from the path's end hardly counts. The number of steps so grows like log(sigma / inradius), and the
+1/64 of the time that is left, and a quarter of what is left beyond four squared inradii, are always allowed, since what
+lies far from the path's end hardly counts. Where moves are not specular but symmetrised, which errs more the longer
+they are, the latter holds only from 6 / spectral gap before the end. The number of steps so grows like log(sigma / inradius), and the
 bias that remains is of the order of one step: ``benchmarks/paths.py`` measures it.
 """
 
@@ -50,6 +51,7 @@ _ROUND = 0.05  # largest variance of a step on a curved set, over its sectional 
 _STRAIGHT = 1e-3  # curvature in 1/inradius that counts as none
 _SHARE = 2.0  # of the time that is left, times the number of steps
 _FAR, _FAR_SHARE = 2.0, 0.25  # inradii to the path's end beyond which a step may take that share of what is left
+_FORGOTTEN = 6.0  # time to the path's end, times the spectral gap, from which on any error is below a twentieth
 _LONGEST = 6.0  # sum beside walls that bend outwards, over its root mean square where there are no walls
 _FIRST, _SECOND = 1 / 3, 1 / 2  # step in units of the distance to the nearest wall and to the second one
 
@@ -83,6 +85,9 @@ def simulate(
     ricci = torch.as_tensor(domain.ricci).to(x)
     most = float(ricci.abs().max())
     planes = 1 if ricci.ndim else domain.dim - 1  # that share the curvature of a direction
+    settled = (_FAR * domain.inradius) ** 2
+    if not domain.has_specular_moves:
+        settled = max(settled, _FORGOTTEN / domain.spectral_gap if domain.spectral_gap > 0 else math.inf)
     flat = _ROUND * planes / most if most else math.inf
     window = variance.clamp(max=memory)  # the end of the path, which the target is made of
     left, rows = variance.clone(), torch.arange(len(x), device=x.device)  # of those still on their way
@@ -91,7 +96,7 @@ def simulate(
         while len(rows):
             start, beyond, time, shortest, end_part = (v.index_select(0, rows) for v in (x, total, left, least, window))
             h = torch.maximum(shortest, _clearance(distances) ** 2).clamp(max=flat)
-            h = h.maximum(time * (_SHARE / steps)).maximum((time - (_FAR * domain.inradius) ** 2) * _FAR_SHARE)
+            h = h.maximum(time * (_SHARE / steps)).maximum((time - settled) * _FAR_SHARE)
             before = time - end_part
             goal = torch.where(before > 0, before, time)
             h = torch.where(1.5 * h >= goal, goal, h)
