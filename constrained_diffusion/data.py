@@ -84,7 +84,7 @@ def to_numbers(name: str, x: object, event_shape: torch.Size) -> tuple[Tensor, K
     if isinstance(x, Tensor):
         original = x.detach()
     elif isinstance(x, np.ndarray) and x.dtype.kind in "fiub":
-        original = torch.from_numpy(np.array(x, order="C"))  # a copy: torch warns of arrays that cannot be written
+        original = torch.from_numpy(native(x))
     else:
         what = f"an array of {x.dtype}" if isinstance(x, np.ndarray) else f"a {type(x).__name__}"
         raise TypeError(f"{name} must be a numpy array, a data frame or a torch.Tensor of real numbers, not {what}")
@@ -99,6 +99,12 @@ def to_numbers(name: str, x: object, event_shape: torch.Size) -> tuple[Tensor, K
     dtype = original.dtype if original.is_floating_point() else torch.float32
     library = "torch" if isinstance(x, Tensor) else "numpy"
     return wide, Kind(library, str(dtype).removeprefix("torch."), str(original.device))
+
+
+def native(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A copy of numbers in an order and dtype that torch can read: files may hold them as other machines do."""
+    wide = x.dtype.kind == "f" and x.dtype.itemsize > 8
+    return np.array(x, dtype=np.float64 if wide else x.dtype.newbyteorder("="), order="C")
 
 
 def column_names(x: object) -> list[str] | None:
@@ -135,11 +141,19 @@ def check_same_rows(x: object, condition: object) -> None:
 
 
 def _check_rows(name: str, wide: Tensor, domain: Domain, kind: Kind) -> None:
-    """Refuse points outside by more than the rounding of the dtype they came in."""
-    precision = torch.finfo(getattr(torch, kind.dtype)).eps
-    if bool(domain.contains(wide, atol=64 * precision * max(1.0, domain.magnitude)).all()):
+    """Refuse points outside by more than the rounding of single precision, from which data of any dtype may have come.
+
+    Equality constraints grant no more than the dtype's own rounding: such points are projected first.
+    """
+    precision = max(torch.finfo(getattr(torch, kind.dtype)).eps, torch.finfo(torch.float32).eps)
+    rounding = 64 * precision * max(1.0, domain.magnitude)
+    if bool(domain.contains(wide, atol=rounding).all()):
         return
-    check_inside(domain, name, wide)
+    nearest = domain.project(torch.nan_to_num(wide))
+    near = (nearest - wide).flatten(1).norm(dim=1) <= rounding
+    if bool(near.all()):
+        return
+    check_inside(domain, name, torch.where(near.reshape(-1, *(1,) * (wide.ndim - 1)), nearest, wide))
     raise DomainError(f"{name} has points outside {domain!r}")
 
 
@@ -153,9 +167,10 @@ def condition_rows(name: str, value: Array | None, n: int, like: Tensor, length:
         return None
     value = plain(name, value)
     if not isinstance(value, Tensor):
-        value = np.array(value)  # a copy: torch warns of arrays that cannot be written
+        value = np.asarray(value)
         if value.dtype.kind not in "fiub":
             raise TypeError(f"{name} must hold numbers, not {value.dtype}: give classes as one-hot rows")
+        value = native(value)
     rows = torch.as_tensor(value).to(device=like.device)
     rounded = rows.to(torch.float32)
     if length is None:
@@ -167,8 +182,11 @@ def condition_rows(name: str, value: Array | None, n: int, like: Tensor, length:
     if rows.ndim != 2 or len(rows) != n or length not in (None, rows.shape[1]):
         raise ShapeError(f"{name} has shape {list(rows.shape)}; expected [{n}, {length or 'k'}]")
     missing = rows.isnan().all(-1, keepdim=True)
-    if not bool((rows.isfinite() | missing).all()):
-        raise ValueError(f"{name} must be finite, but for rows that are NaN as a whole, which stand for no condition")
+    bad = (~(rows.isfinite() | missing)).any(-1).nonzero()
+    if len(bad):
+        raise ValueError(
+            f"{name} must be finite, and row {int(bad[0])} is not; a row of nothing but NaN stands for no condition"
+        )
     return rows
 
 

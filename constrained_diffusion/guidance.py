@@ -136,7 +136,8 @@ class LinearInverse(_Likelihood):
     y is normal around A D with covariance r^2 A A^T + noise^2 (A^T in the domain's metric at D), and the score gains
     the gradient of its log-density (Song et al. 2023, "Pseudoinverse-Guided Diffusion Models for Inverse Problems").
     Approximate where x0 given x is not normal; what is observed without noise is met to within sigma_min. Angles count
-    as the numbers that they are, from -pi to pi: to observe some of them, take :class:`Inpainting`.
+    as the numbers that they are, from -pi to pi: to observe some of them, take :class:`Inpainting`. A fitted
+    :class:`ReflectedDiffusion` may compute in units of its own, to which ``model.units_.observation(A, y)`` takes both.
 
     Args:
         sde: the forward process of the score.

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Generator, Tensor
 
+from constrained_diffusion.data import column_names, native
 from constrained_diffusion.domains.checks import DomainError, ShapeError, check_tensor, plain
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def mmd(x: Points, y: Points, *, bandwidth: float | None = None) -> float:
     centre = (a.mean(0) + b.mean(0)) / 2  # smaller numbers, smaller rounding in the distances
     a, b = a - centre, b - centre
     h = _median_distance(a, b) if bandwidth is None else float(bandwidth)
-    if not 0 < h < math.inf:
+    if not (h > 0 and 0 < h * h < math.inf):
         cure = "most points coincide; give a number" if bandwidth is None else "give a positive, finite one"
         raise ValueError(f"bandwidth is {h:g}: {cure}")
     squared = _mean_kernel(a, a, h) + _mean_kernel(b, b, h) - 2 * _mean_kernel(a, b, h)
@@ -245,6 +246,9 @@ def sbc_ranks(theta: Cloud, samples: Points, *, generator: Generator | None = No
     _refuse_not_finite("samples", draws.reshape(len(draws), -1))
     if generator is None:
         generator = torch.Generator().manual_seed(0)
+    if draws.is_floating_point() and truth.is_floating_point():  # as coarse as the coarser: rounding decides no rank
+        coarse = min(draws.dtype, truth.dtype, key=lambda kind: -torch.finfo(kind).eps)
+        draws, truth = draws.to(coarse), truth.to(coarse)
     below, ties = (draws < truth).sum(0), (draws == truth).sum(0)
     u = torch.rand(truth.shape, generator=generator, device=generator.device, dtype=torch.float64).to(truth.device)
     ranks = below + (u * (ties + 1)).long()  # of the ties, any number from none to all
@@ -254,6 +258,9 @@ def sbc_ranks(theta: Cloud, samples: Points, *, generator: Generator | None = No
 def _two_clouds(x: Points, y: Points) -> tuple[Tensor, Tensor]:
     """Check two clouds and flatten them to float64 ``[n, d]`` and ``[m, d]`` on the device of the first."""
     a, b = _cloud("x", x), _cloud("y", y)
+    names, others = column_names(x), column_names(y)
+    if names is not None and others is not None and names != others:
+        raise ValueError(f"x has the columns {', '.join(names)}, y has {', '.join(others)}: give y[x.columns]")
     if x.shape[1:] != y.shape[1:]:
         raise ShapeError(
             f"y has shape {list(y.shape)}; expected [m, {', '.join(map(str, x.shape[1:]))}] "
@@ -274,11 +281,13 @@ def _cloud(name: str, points: Points) -> Tensor:
 
 def _as_tensor(name: str, points: Points) -> Tensor:
     points = plain(name, points)
-    if isinstance(points, Tensor):
+    if isinstance(points, np.ndarray) and points.dtype.kind in "fiub":
+        return torch.from_numpy(native(points))
+    if isinstance(points, Tensor) and not points.is_complex():
         return points
-    if isinstance(points, np.ndarray):
-        return torch.from_numpy(np.array(points))  # a copy: torch warns of arrays that cannot be written
-    raise TypeError(f"{name} must be a numpy array, a data frame or a torch.Tensor, not {type(points).__name__}")
+    kind = getattr(points, "dtype", None)
+    what = f"of {kind}" if kind is not None else type(points).__name__
+    raise TypeError(f"{name} must be a numpy array, a data frame or a torch.Tensor of real numbers, not {what}")
 
 
 def _refuse_not_finite(name: str, rows: Tensor) -> None:

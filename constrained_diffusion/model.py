@@ -30,7 +30,7 @@ from .data import (
     to_tensor,
 )
 from .domains import Domain
-from .domains.checks import batch_shape
+from .domains.checks import ShapeError, batch_shape
 from .domains.given import require_domain
 from .flows import flow_over
 from .guidance import ClassifierFreeGuidance
@@ -162,8 +162,11 @@ class ReflectedDiffusion(Parameters):
             if not isinstance(value, numbers.Integral) or value < least:
                 raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
         _check_seed(self.seed)
-        if self.network is not None and not callable(self.network):
-            raise TypeError(f"network must be a function of a domain that makes a module, not {self.network!r}")
+        if self.network is not None and (isinstance(self.network, nn.Module) or not callable(self.network)):
+            raise TypeError(
+                f"network must be a function of a domain that makes a module, such as lambda d: MLP(d, 64), not "
+                f"{self.network!r}"
+            )
 
     def __repr__(self) -> str:
         """Domain, and whether it is fitted."""
@@ -202,6 +205,11 @@ class ReflectedDiffusion(Parameters):
         sde = self._process(domain, least, most)
         score = self._build(sde, 0 if rows is None else rows.shape[1]).to(data.device)
         if rows is not None and isinstance(score.network, MLP):
+            if score.network.condition_dim != rows.shape[1]:
+                raise ShapeError(
+                    f"network was built with condition_dim={score.network.condition_dim}; the condition has "
+                    f"{rows.shape[1]} numbers for each point"
+                )
             score.network.standardise(rows)
         with self._kept_if_it_fails():
             self.sde_, self.score_, self.units_, self._kind = sde, score, units, kind

@@ -22,9 +22,9 @@ class ScoreModel(nn.Module):
 
     The network answers ``network(x, log_sigma, **condition)`` with x ``[B, *event_shape]`` and log_sigma
     ``[B]``, in numbers of order one. They are multiplied by the size of the score at that noise
-    (:attr:`Process.output_scale_table`) and made tangent (:meth:`Domain.white`, to which all directions of the metric are alike), and their
-    normal component is let vanish within about sigma of the wall: the true score's does, and the probability-flow ODE
-    stays inside because of it.
+    (:attr:`Process.output_scale_table`) and made tangent (:meth:`Domain.white`, to which all directions of the metric
+    are alike), and their normal component is let vanish within about sigma of the wall: the true score's does, and the
+    probability-flow ODE stays inside because of it.
 
     Args:
         network: any module with that call.

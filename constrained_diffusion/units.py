@@ -58,6 +58,24 @@ class Units:
         own = points if self.change is None else self.change(points)
         return kind.like(self.domain.project(own.to(device=kind.device, dtype=getattr(torch, kind.dtype))))
 
+    def observation(self, A: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """A linear observation ``y = A x`` of the user's points, as one of points in the normal form.
+
+        For guidance by :class:`LinearInverse`, which computes there; what its noise is stays.
+
+        Args:
+            A: matrix ``[m, k]``, k the number of a point's coordinates.
+            y: ``[*batch, m]``.
+
+        Returns:
+            Matrix and observation, in float64.
+        """
+        A, y = A.double(), y.double()
+        if self.change is None:
+            return A, y
+        shift, scale = (v.flatten().to(A.device) for v in (self.change.shift, self.change.scale))
+        return A * scale, y - A @ shift
+
     def tensors(self) -> dict[str, Tensor]:
         """What to save beside the weights."""
         return {} if self.change is None else {_SHIFT: self.change.shift, _SCALE: self.change.scale}

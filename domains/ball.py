@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from . import ball_kernel, damping
 from .base import Domain
-from .checks import DomainError, batch_shape, check_scale, trusted, without_derivative
+from .checks import DomainError, batch_shape, check_scale, trusted, whole_number, without_derivative
 from .specs import Extent, numbers, round_outwards
 
 __all__ = ["Ball"]
@@ -42,8 +42,7 @@ class Ball(Domain):
     }
 
     def __init__(self, d: int, radius: float = 1.0) -> None:
-        if not isinstance(d, int) or d < 2:
-            raise ValueError(f"d must be an integer of at least 2, not {d!r} (in one dimension use Hypercube)")
+        d = whole_number(d, "d must be an integer of at least 2", 2, hint=" (in one dimension use Hypercube)")
         if not (math.isfinite(radius) and radius > 0):
             raise ValueError(f"radius must be positive and finite, not {radius!r}")
         self.d, self.radius = d, float(radius)

@@ -12,7 +12,7 @@ import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from numbers import Real
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -218,6 +218,13 @@ def _first(bad: Tensor, values: Tensor) -> tuple[str, float]:
     index = tuple(bad.nonzero()[0].tolist())
     where = index[0] if len(index) == 1 else list(index)
     return f"at row {where} ", float(values[index])
+
+
+def whole_number(value: object, what: str, least: int, most: float = math.inf, hint: str = "") -> int:
+    """A whole number of Python's or numpy's; raises ValueError with ``what`` it must be, "n must be an integer .."."""
+    if isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= most:
+        return int(value)
+    raise ValueError(f"{what}, not {value!r}{hint}")
 
 
 def batch_shape(shape: int | tuple[int, ...], name: str = "shape") -> torch.Size:

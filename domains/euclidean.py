@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import torch
@@ -147,7 +149,10 @@ class Euclidean(Domain):
 
 def event_shape(shape: int | tuple[int, ...]) -> Size:
     """An event shape given as one number or a tuple, checked: at least one positive size."""
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    if not sizes or any(not isinstance(s, int) or s < 1 for s in sizes):
+    try:
+        sizes = tuple(map(operator.index, shape)) if isinstance(shape, Iterable) else (operator.index(shape),)
+    except TypeError:
+        sizes = ()
+    if not sizes or min(sizes) < 1:
         raise ValueError(f"shape must be a positive integer or a tuple of them, not {shape!r}")
     return Size(sizes)

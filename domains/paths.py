@@ -24,8 +24,8 @@ walls that are not at right angles, or the bend of one, are in reach. Such a ste
 sigma^2 / 128, and a length of at most a quarter of the inradius and 0.04 times 2 / (sum of principal curvatures); but
 1/64 of the time that is left, and a quarter of what is left beyond four squared inradii, are always allowed, since what
 lies far from the path's end hardly counts. Where moves are not specular but symmetrised, which errs more the longer
-they are, the latter holds only from 6 / spectral gap before the end. The number of steps so grows like log(sigma / inradius), and the
-bias that remains is of the order of one step: ``benchmarks/paths.py`` measures it.
+they are, the latter holds only from 6 / spectral gap before the end. The number of steps so grows like
+log(sigma / inradius), and the bias that remains is of the order of one step: ``benchmarks/paths.py`` measures it.
 """
 
 from __future__ import annotations

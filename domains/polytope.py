@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from . import billiard, halfspaces, spectral
 from .affine import Affine, about_origin
 from .base import Domain
-from .checks import ShapeError, batch_shape
+from .checks import ShapeError, batch_shape, whole_number
 from .euclidean import event_shape
 from .mixing import Mixing, mix
 from .nearest import nearest
@@ -66,7 +66,7 @@ class Polytope(Domain):
         equal, level = halfspaces.read(A_eq, b_eq, "A_eq", n) if A_eq is not None else (np.zeros((0, n)), np.zeros(0))
         self._given = {"A": rows, "b": values, "A_eq": equal, "b_eq": level}
         self._system = system = halfspaces.order(rows, values, equal, level)
-        self.event_shape = event_shape(n if shape is None else tuple(shape) if not isinstance(shape, int) else shape)
+        self.event_shape = event_shape(n if shape is None else shape)
         if self.event_shape.numel() != n:
             raise ShapeError(f"shape is {list(self.event_shape)}; expected {n} numbers, as A has columns")
         self.shape = tuple(self.event_shape)
@@ -93,8 +93,7 @@ class Polytope(Domain):
     @classmethod
     def birkhoff(cls, n: int) -> Self:
         """Doubly stochastic matrices ``[n, n]``: non-negative, and every row and column sums to one."""
-        if not isinstance(n, int) or n < 2:
-            raise ValueError(f"n must be an integer of at least 2, not {n!r}")
+        n = whole_number(n, "n must be an integer of at least 2", 2)
         eye, ones = np.eye(n), np.ones((1, n))
         sums = np.concatenate([np.kron(eye, ones), np.kron(ones, eye)])
         return cls(-np.eye(n * n), np.zeros(n * n), sums, np.ones(2 * n), shape=(n, n))

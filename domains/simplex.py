@@ -21,7 +21,7 @@ from torch import Generator, Tensor
 
 from . import billiard, damping, interval, permanent, spectral, triangle, tridiagonal
 from .base import Domain
-from .checks import DomainError, batch_shape, check_scale
+from .checks import DomainError, batch_shape, check_scale, whole_number
 from .specs import Extent
 
 __all__ = ["Simplex"]
@@ -50,8 +50,7 @@ class Simplex(Domain):
     }
 
     def __init__(self, n: int, metric: Metric | None = None) -> None:
-        if not isinstance(n, int) or n < 2:
-            raise ValueError(f"n must be an integer of at least 2, not {n!r}")
+        n = whole_number(n, "n must be an integer of at least 2", 2)
         if metric not in ("euclidean", "cumulative", None):
             raise ValueError(f'metric must be "euclidean", "cumulative" or None, not {metric!r}')
         self.n = n

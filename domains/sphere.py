@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from . import circle, sphere_kernel
 from .base import Domain
-from .checks import DomainError, batch_shape, check_scale
+from .checks import DomainError, batch_shape, check_scale, whole_number
 from .specs import Extent
 
 __all__ = ["Sphere", "tangent_direction"]
@@ -40,8 +40,7 @@ class Sphere(Domain):
     specs: ClassVar[dict[str, str]] = {"sphere": "unit vectors, such as directions in space"}
 
     def __init__(self, d: int) -> None:
-        if not isinstance(d, int) or isinstance(d, bool) or not 1 <= d <= 32:
-            raise ValueError(f"d must be an integer from 1 to 32, not {d!r}")
+        d = whole_number(d, "d must be an integer from 1 to 32", 1, 32)
         self.d = self.dim = d
         self.event_shape = torch.Size([d + 1])
         self.ricci = float(d - 1)

@@ -9,6 +9,22 @@ from tests.own_domains import OwnAnnulus, OwnDisc, OwnSquare, OwnTriangle, catal
 
 BROKEN, breaks = catalogue()
 
+# --- answers at all
+
+
+@breaks("project and boundary answer for each point")
+class KeepsADimension(OwnSquare):
+    def boundary(self, x):
+        distance, normal = super().boundary(x)
+        return distance.unsqueeze(-1), normal
+
+
+@breaks("project and boundary answer for each point")
+class ChangesItsPoints(OwnSquare):
+    def project(self, x):
+        return x.clamp_(0, 1)
+
+
 # --- moves
 
 

@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +10,7 @@ from scipy.stats import wasserstein_distance
 
 from constrained_diffusion import metrics
 from constrained_diffusion.domains import Ball, DomainError, Hypercube, ShapeError, Simplex
-from constrained_diffusion.metrics import boundary_mass, floor, mmd, sliced_wasserstein, violation
+from constrained_diffusion.metrics import boundary_mass, floor, mmd, sbc_ranks, sliced_wasserstein, violation
 
 F64 = torch.float64
 
@@ -130,7 +131,7 @@ class TestMmd:
         assert mmd(x.numpy(), y.numpy()) == value
         assert mmd(x, x.flip(0)) < 1e-7
 
-    @pytest.mark.parametrize("bandwidth", [0.0, -1.0, math.nan, math.inf])
+    @pytest.mark.parametrize("bandwidth", [0.0, -1.0, 1e-300, math.nan, math.inf])
     def test_bad_bandwidth(self, bandwidth: float) -> None:
         with pytest.raises(ValueError, match="bandwidth is"):
             mmd(cloud(3, 2), cloud(3, 2), bandwidth=bandwidth)
@@ -160,8 +161,31 @@ class TestBadClouds:
         bad[2, 1] = math.inf
         with pytest.raises(DomainError, match="x must be finite"):
             metric(bad, cloud(4, 3))
-        with pytest.raises(TypeError, match="x must be a numpy array, a data frame or a torch.Tensor, not list"):
+        with pytest.raises(TypeError, match="x must be a numpy array, a data frame .* of real numbers, not list"):
             metric([[1.0]], cloud(1, 1))
+
+
+class TestKinds:
+    def test_columns_go_together_by_name(self) -> None:
+        x = pd.DataFrame(np.random.default_rng(0).random((20, 2)), columns=["a", "b"])
+        for metric in (sliced_wasserstein, mmd):
+            assert metric(x, x) == 0
+            with pytest.raises(ValueError, match="x has the columns a, b, y has b, a: give y"):
+                metric(x, x[["b", "a"]])
+            assert metric(x, x.to_numpy()) == 0
+
+    def test_what_holds_no_real_numbers(self) -> None:
+        x = np.ones((3, 2))
+        for strange in (x.astype(complex), x.astype(str), x.astype(object), torch.ones(3, 2, dtype=torch.complex64)):
+            for call in (lambda v: sliced_wasserstein(x, v), lambda v: violation(Ball(2), v)):
+                with pytest.raises(TypeError, match="of real numbers, not of"):
+                    call(strange)
+        assert sliced_wasserstein(x.astype(">f4"), x.astype(np.longdouble)) == 0
+
+    def test_rounding_decides_no_rank(self) -> None:
+        """0.1 is less than what single precision makes of it: a tie all the same."""
+        ranks = sbc_ranks(torch.full((2000,), 0.1, dtype=F64), torch.full((5, 2000), 0.1))
+        assert set(ranks.tolist()) == set(range(6))
 
 
 class TestShares:

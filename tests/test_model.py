@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -13,10 +14,13 @@ from constrained_diffusion import (
     Euclidean,
     EulerMaruyama,
     Hypercube,
+    Polytope,
     ReflectedDiffusion,
     ShapeError,
     Simplex,
     SolverError,
+    Sphere,
+    Torus,
 )
 from constrained_diffusion.metrics import floor, sliced_wasserstein, violation
 
@@ -301,3 +305,38 @@ def test_rounding_in_single_precision_is_forgiven():
     quick(Simplex(5)).fit(x, progress=False)
     with pytest.raises(DomainError):
         quick(Simplex(5)).fit(x.astype(np.float64) * 1.001, progress=False)
+
+
+@pytest.mark.parametrize("domain", [Simplex(4), Sphere(2), Torus(2), Ball(2), Polytope.birkhoff(3)], ids=str)
+def test_points_that_were_once_in_single_precision(domain):
+    """As samples that were written to a file are, whatever dtype they are read in."""
+    x = domain.sample_uniform(40, generator=torch.Generator().manual_seed(0))
+    if isinstance(domain, Torus):
+        x[0] = torch.tensor(math.pi)  # which rounds up
+    model = quick(domain).fit(x.double().numpy(), progress=False)
+    assert np.isfinite(model.log_prob(x.double().numpy())).all()
+    x[7] = x[7] + 9
+    with pytest.raises(ValueError, match="at row 7 .* lies outside"):
+        model.log_prob(x.double())
+
+
+def test_arrays_as_other_machines_write_them():
+    x = np.random.default_rng(0).random((20, 2))
+    expected = quick(Hypercube(2)).fit(x, x[:, 0], progress=False).log_prob(x[:3], x[:3, 0])
+    for kind in (">f8", np.longdouble):
+        y = x.astype(kind)
+        found = quick(Hypercube(2)).fit(y, y[:, 0], progress=False).log_prob(y[:3], y[:3, 0])
+        np.testing.assert_allclose(found, expected)
+    condition = np.ones((20, 2))
+    condition[3, 1] = np.nan
+    with pytest.raises(ValueError, match="condition must be finite, and row 3 is not"):
+        quick(Hypercube(2)).fit(x, condition, progress=False)
+
+
+def test_networks_that_do_not_fit_are_named():
+    x = np.random.default_rng(0).random((20, 2))
+    with pytest.raises(TypeError, match=r"network must be a function .* such as lambda d: MLP\(d, 64\)"):
+        ReflectedDiffusion(Hypercube(2), network=MLP(Hypercube(2), 8, 1))
+    for length in (0, 2):
+        with pytest.raises(ValueError, match=rf"built with condition_dim={length}; the condition has 1 numbers"):
+            quick(Hypercube(2), network=lambda d, k=length: MLP(d, 8, 1, k)).fit(x, x[:, 0], progress=False)

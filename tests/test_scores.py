@@ -2,7 +2,22 @@ import pytest
 import torch
 from torch import nn
 
-from constrained_diffusion import MLP, Ball, Euclidean, Hypercube, ReflectedSDE, ScoreModel, ShapeError, Simplex
+from constrained_diffusion import (
+    MLP,
+    Ball,
+    DiffusionFlow,
+    Euclidean,
+    Hypercube,
+    Polytope,
+    Product,
+    ReflectedSDE,
+    ScoreModel,
+    ShapeError,
+    Simplex,
+    Sphere,
+    Torus,
+)
+from tests.own_domains import OwnAnnulus
 
 DOMAINS = [
     Hypercube(2),
@@ -76,7 +91,7 @@ def test_network_of_the_wrong_shape_is_named():
 
 def test_table_is_saved_with_the_weights():
     model = ScoreModel(MLP(Ball(2), width=8, depth=1), ReflectedSDE(Ball(2)))
-    assert "log_rms" in model.state_dict()
+    assert {"log_rms", "log_scale"} <= model.state_dict().keys()
 
 
 def test_euclidean_is_left_alone():
@@ -107,3 +122,45 @@ def test_one_noise_level_for_all_rows_is_embedded_once_and_alike():
     x, level = torch.rand(5, 2, dtype=torch.float64), torch.tensor(-1.3, dtype=torch.float64)
     torch.testing.assert_close(network(x, level.expand(5)), network(x, level.repeat(5)))
     assert network(x[:0], level.expand(0)).shape == (0, 2)
+
+
+@pytest.mark.parametrize(
+    "domain",
+    [
+        Hypercube(2),
+        Hypercube(20),
+        Ball(3),
+        Simplex(3),
+        Simplex(10),
+        Sphere(2),
+        Torus(2),
+        Product(Ball(2), Hypercube(1)),
+    ],
+    ids=str,
+)
+def test_answers_have_the_size_of_exact_targets(domain):
+    for process in (ReflectedSDE(domain, 0.01), DiffusionFlow(domain)):
+        assert torch.equal(process.output_scale_table, process.target_rms_table[1])
+
+
+@pytest.mark.parametrize("domain", [OwnAnnulus(), Polytope.birkhoff(3)], ids=["annulus", "matrices"])
+def test_answers_are_not_as_long_as_targets_of_paths(domain):
+    """Where the law is uniform the score is nil, and targets of paths are as long as ever."""
+    for process in (ReflectedSDE(domain, 0.01), DiffusionFlow(domain)):
+        grid, log_rms = process.target_rms_table
+        least = (log_rms - process.output_scale_table).exp()
+        torch.testing.assert_close(least[:4], torch.ones(4, dtype=torch.float64))  # at little noise they are the same
+        assert float(least[-1]) > 30
+        model = ScoreModel(Constant(), process)
+        x = domain.sample_uniform(50, generator=torch.Generator().manual_seed(0))
+        assert float(domain.inner(x, *[model(x, torch.ones(50))] * 2).sqrt().mean()) < 0.02 / process.length
+        assert process.target_rms(grid[-1:].exp()).item() == pytest.approx(float(log_rms[-1].exp()))  # what weights use
+
+
+def test_models_saved_before_keep_their_scale():
+    sde = ReflectedSDE(OwnAnnulus(), 0.01)
+    model = ScoreModel(Constant(), sde)
+    old = {k: v for k, v in model.state_dict().items() if k != "log_scale"}
+    model.load_state_dict(old)
+    assert torch.equal(model.log_scale, model.log_rms)
+    assert "log_scale" not in old or torch.equal(old["log_scale"], old["log_rms"])

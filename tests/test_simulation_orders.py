@@ -173,14 +173,14 @@ def test_one_coefficient_for_each_coordinate():
 
 
 def test_a_batch_as_long_as_a_point_takes_the_documented_shapes():
-    """Two points of two coordinates: of a function [2] is one for each point; [2, 2] is one for each coordinate."""
+    """Two points of two coordinates: of a function [2] is one for each point, [2, 2] is one for each coordinate."""
     x0, noise = torch.zeros(2, 2, dtype=F64), torch.randn(2, 2, generator=seeded(), dtype=F64)
     each = torch.tensor([1.0, 3.0], dtype=F64)
     grid = torch.tensor([[1.0, 2.0], [3.0, 4.0]], dtype=F64)
     matrices = torch.stack([torch.eye(2, dtype=F64), torch.ones(2, 2, dtype=F64)])
     for a, expected in (
         (lambda x, t: each, each.unsqueeze(-1) * noise),
-        (grid, grid * noise),
+        (lambda x, t: grid, grid * noise),
         (matrices, torch.stack([noise[0], noise[1].sum().expand(2)])),
         (torch.tensor(2.0, dtype=F64), 2 * noise),
         (2, 2 * noise),

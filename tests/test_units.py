@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from constrained_diffusion import Hypercube, Polytope, Product, ReflectedDiffusion, Region, Solid
+from constrained_diffusion import Euclidean, Hypercube, Polytope, Product, ReflectedDiffusion, Region, Solid
 from constrained_diffusion.domains.base import Domain
+from constrained_diffusion.units import Units
 
 SQUARE = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 TETRAHEDRON = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
@@ -61,3 +62,16 @@ def test_boxes_of_any_size_are_the_unit_cube(size):
     assert normal == Hypercube(2)
     assert change is not None
     assert change.log_det == pytest.approx(2 * np.log(size))
+
+
+@pytest.mark.parametrize("domain", [Hypercube(2, [0.0, -5.0], [1.0, 20.0]), Hypercube(2), Euclidean(2)], ids=str)
+def test_observations_change_their_units_with_the_points(domain):
+    x = torch.rand(50, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = x if domain == Hypercube(2) else x * torch.tensor([1.0, 20.0])
+    units = Units.of(domain, x)
+    A = torch.tensor([[1.0, 2.0], [0.0, -1.0], [3.0, 0.0]])
+    y = x @ A.double().T
+    own, seen = units.observation(A, y)
+    z = x if units.change is None else units.change.inverse(x)
+    torch.testing.assert_close(z @ own.T, seen)
+    assert (units.change is None) == (domain == Hypercube(2))

@@ -23,6 +23,33 @@ _ANY = -1  # a size that is the method's own choice
 Output = tuple[str, tuple[int, ...], Callable[[], Tensor]]
 
 
+@promise(
+    "project and boundary answer for each point",
+    "return a distance [*batch] (without keepdim) and vectors like x, and make new tensors: change nothing in place",
+)
+def answers(bench: Bench) -> Finding:
+    domain, bad = bench.domain, []
+    x = torch.randn((4, *bench.event), generator=bench.generator("answers"), dtype=DOUBLE)
+    for name in ("project", "boundary"):
+        if getattr(type(domain), name) is getattr(Domain, name):
+            continue
+        given = x.clone()
+        try:
+            found = getattr(domain, name)(given)
+        except Exception:
+            found = None  # for the checks of its own to report
+        for part, size in zip(_parts(found), ((4,), x.shape) if name == "boundary" else (x.shape,), strict=False):
+            if isinstance(part, Tensor) and part.shape != size:
+                bad.append(f"{name} of {list(x.shape)} gives {list(part.shape)}, not {list(size)}")
+        if not torch.equal(given, x):
+            bad.append(f"{name} changes the points that it is given")
+    return Finding(not bad, "; ".join(bad) or "their shapes fit, and points stay as they are")
+
+
+def _parts(found: object) -> tuple[object, ...]:
+    return found if isinstance(found, tuple) else (found,)
+
+
 @promise("event_shape and dim", "set event_shape to the torch.Size of one point and dim to the dimension of the set")
 def sizes(bench: Bench) -> Finding:
     domain = bench.domain
@@ -177,7 +204,8 @@ def gradients(bench: Bench) -> Finding:
     return together(*found)
 
 
-PROMISES = (sizes, shapes, dtypes, seeds, value, finite, features, gradients)
+ANSWERS = answers
+PROMISES = (answers, sizes, shapes, dtypes, seeds, value, finite, features, gradients)
 
 
 def special_points(bench: Bench) -> Tensor:

@@ -10,7 +10,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from constrained_diffusion.domains import Ball, Domain, DomainError, Euclidean, Hypercube, ShapeError, Simplex
+from constrained_diffusion.domains import (
+    Ball,
+    Domain,
+    DomainError,
+    Euclidean,
+    Hypercube,
+    Polytope,
+    ShapeError,
+    Simplex,
+    Sphere,
+    Torus,
+)
 from tests import references as ref
 
 BOUNDED = {
@@ -495,3 +506,14 @@ def test_bad_sigmas_are_named(name, sigma):
     for method in methods:
         with pytest.raises(ValueError, match="sigma"):
             method()
+
+
+@pytest.mark.parametrize("kind", [Hypercube, Torus, Euclidean, Simplex, Ball, Sphere, Polytope.birkhoff])
+def test_sizes_may_be_numpys(kind):
+    for number in (np.int64(3), np.uint8(3)):
+        domain = kind(number)
+        assert domain == kind(3)
+        assert Domain.from_config(json.loads(json.dumps(domain.config()))) == domain
+    for wrong in (np.float64(3.0), np.int64(0), "3", np.bool_(True)):
+        with pytest.raises(ValueError, match="must be"):
+            kind(wrong)

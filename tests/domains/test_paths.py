@@ -484,3 +484,27 @@ def test_curvature_is_asked_of_points_alone():
     end, target = paths.simulate(PickyAnnulus(), x, torch.tensor([1e-3]), generator=seeded())
     assert bool(target.isfinite().all())
     assert float((end - x).norm()) < 0.01
+
+
+def test_symmetrised_paths_take_as_long_as_they_should():
+    """Far from their end paths may take long steps, but not where moves are right for short ones only.
+
+    A quarter of what was left made the annulus forget where it began a quarter too soon. By the slowest waves around
+    it, which the eigenfunctions of a region on the same set know.
+    """
+    turn = torch.linspace(0, 2 * math.pi, 401, dtype=F64)[:-1]
+    ring = torch.stack([turn.cos(), turn.sin()], 1)
+    region = Region([ring, 0.4 * ring])
+    x0 = torch.tensor([[0.6, 0.0]], dtype=F64).expand(6000, 2)
+
+    def wave(domain, seed):
+        x, u = domain.diffuse(x0, 1.0, generator=torch.Generator().manual_seed(seed))
+        around = torch.stack([-x[:, 1], x[:, 0]], 1) / x.norm(dim=-1, keepdim=True)
+        angle = torch.atan2(x[:, 1], x[:, 0])
+        return angle.cos().mean(), -(angle.sin() * (u * around).sum(-1)).mean()
+
+    found, exact = wave(OwnAnnulus(), 0), wave(region, 1)
+    assert float(found[0] / exact[0]) == pytest.approx(1.0, abs=0.1)
+    assert float(found[1] / exact[1]) == pytest.approx(1.0, abs=0.2)
+    assert not OwnAnnulus().has_specular_moves
+    assert region.has_specular_moves
