@@ -147,13 +147,14 @@ def _check_rows(name: str, wide: Tensor, domain: Domain, kind: Kind) -> None:
     """
     precision = max(torch.finfo(getattr(torch, kind.dtype)).eps, torch.finfo(torch.float32).eps)
     rounding = 64 * precision * max(1.0, domain.magnitude)
-    if bool(domain.contains(wide, atol=rounding).all()):
+    good = domain.contains(wide, atol=rounding)
+    if bool(good.all()):
         return
     nearest = domain.project(torch.nan_to_num(wide))
-    near = (nearest - wide).flatten(1).norm(dim=1) <= rounding
-    if bool(near.all()):
+    good |= (nearest - wide).flatten(1).norm(dim=1) <= rounding
+    if bool(good.all()):
         return
-    check_inside(domain, name, torch.where(near.reshape(-1, *(1,) * (wide.ndim - 1)), nearest, wide))
+    check_inside(domain, name, torch.where(good.reshape(-1, *(1,) * (wide.ndim - 1)), nearest, wide))
     raise DomainError(f"{name} has points outside {domain!r}")
 
 
