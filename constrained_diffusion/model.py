@@ -214,6 +214,7 @@ class ReflectedDiffusion(Parameters):
         with self._kept_if_it_fails():
             self.sde_, self.score_, self.units_, self._kind = sde, score, units, kind
             self._as_fitted = {name: self._argument(name) for name in _SAVED}
+            self._has_default_network = self.network is None
             self._name_columns(names)
             self.history_, self.validation_history_ = [], []
             self._generator = _stream(self.seed, data.device)
@@ -369,7 +370,7 @@ class ReflectedDiffusion(Parameters):
             "arguments": self._as_fitted,
             "normal": self.units_.normal.config(),
             "sigma": [self.sde_.sigma_min, self.sde_.sigma_max],
-            "network": own.config() if self.network is None and isinstance(own, MLP) else None,
+            "network": own.config() if self._has_default_network and isinstance(own, MLP) else None,
             "kind": {"library": self._kind.library, "dtype": self._kind.dtype},
             "columns": getattr(self, "feature_names_in_", None),
             "condition_columns": getattr(self, "condition_names_in_", None),
@@ -420,6 +421,7 @@ class ReflectedDiffusion(Parameters):
         model._generator = _stream(model.seed, device or "cpu")
         model._kind = Kind(**config["kind"])
         model._as_fitted = dict(config["arguments"])
+        model._has_default_network = network is None
         names = {"feature_names_in_": "columns", "condition_names_in_": "condition_columns"}
         model._name_columns({attribute: config.get(key) for attribute, key in names.items()})
         return model

@@ -164,6 +164,17 @@ def test_save_and_load_give_the_same_samples(fitted, tmp_path):
     again.fit(data(), progress=False)  # and it can be trained anew
 
 
+def assert_needs_its_network(make, folder):
+    """A model with it cannot be loaded without it, whatever it is set to before it is saved; with it is the same."""
+    model = quick(Hypercube(2), network=make).fit(data(), progress=False)
+    for later in (make, None):
+        model.set_params(network=later).save(folder)
+        with pytest.raises(ValueError, match="network of its own"):
+            ReflectedDiffusion.load(folder)
+        again = ReflectedDiffusion.load(folder, network=make)
+        assert torch.equal(again.sample(5, steps=3, seed=0), model.sample(5, steps=3, seed=0))
+
+
 def test_network_of_ones_own(tmp_path):
     class Linear(nn.Module):
         def __init__(self, domain):
@@ -173,12 +184,7 @@ def test_network_of_ones_own(tmp_path):
         def forward(self, x, log_sigma):
             return self.layer(torch.cat([x, log_sigma[:, None]], 1))
 
-    model = quick(Hypercube(2), network=Linear).fit(data(), progress=False)
-    model.save(tmp_path)
-    with pytest.raises(ValueError, match="network of its own"):
-        ReflectedDiffusion.load(tmp_path)
-    again = ReflectedDiffusion.load(tmp_path, network=Linear)
-    assert torch.equal(again.sample(5, steps=3, seed=0), model.sample(5, steps=3, seed=0))
+    assert_needs_its_network(Linear, tmp_path)
     with pytest.raises(ValueError, match="do not fit"):
         ReflectedDiffusion.load(tmp_path, network=lambda d: MLP(d, 8, 1))
 
@@ -192,12 +198,7 @@ class Twice(MLP):
 
 @pytest.mark.parametrize("make", [lambda d: MLP(d, 12, 1), lambda d: Twice(d, 8, 1)], ids=["of its size", "derived"])
 def test_networks_that_are_nearly_the_default_one(make, tmp_path):
-    model = quick(Hypercube(2), network=make).fit(data(), progress=False)
-    model.save(tmp_path)
-    with pytest.raises(ValueError, match="network of its own"):
-        ReflectedDiffusion.load(tmp_path)
-    again = ReflectedDiffusion.load(tmp_path, network=make)
-    assert torch.equal(again.sample(5, steps=3, seed=0), model.sample(5, steps=3, seed=0))
+    assert_needs_its_network(make, tmp_path)
 
 
 def test_torchs_default_dtype_does_not_matter():
