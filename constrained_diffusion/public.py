@@ -21,7 +21,8 @@ from .domains import (
     Torus,
 )
 from .flows import DiffusionFlow, RectifiedFlow
-from .guidance import ClassifierFreeGuidance, ClassifierGuidance, Inpainting, LinearInverse
+from .guidance import ClassifierFreeGuidance, ClassifierGuidance
+from .inverse import Inpainting, LinearInverse
 from .latent import decode, encode, interpolate
 from .likelihood import bits_per_dim, dequantise, elbo, log_prob
 from .losses import (

@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 
 from constrained_diffusion import (
+    Ball,
     DomainError,
     Euclidean,
     EulerMaruyama,
@@ -14,9 +15,11 @@ from constrained_diffusion import (
     Inpainting,
     LinearInverse,
     Manifold,
+    MetropolisDomain,
     Product,
     RectifiedFlow,
     ReflectedSDE,
+    Region,
     ShapeError,
     Simplex,
     Sphere,
@@ -126,6 +129,72 @@ def test_known_values_are_in_the_units_of_the_domain():
     for arguments in ((mask.numpy(), values), (mask, values.numpy())):
         with pytest.raises(TypeError, match="must be a torch.Tensor, not ndarray"):
             Inpainting(sde, zero, *arguments)
+
+
+def crescent(x):
+    return (x.norm(dim=-1) < 1) & ((x - x.new_tensor([0.4, 0.0])).norm(dim=-1) > 0.8)
+
+
+def star():
+    turn, reach = torch.arange(10, dtype=F64) * math.pi / 5, torch.tensor([1.0, 0.35], dtype=F64).repeat(5)
+    return Region(torch.stack([reach * turn.cos(), reach * turn.sin()], -1))
+
+
+SETS = {
+    "shares": Simplex(3),
+    "budget": Simplex(20),
+    "ball": Ball(2),
+    "globe": Sphere(2),
+    "angles and shares": Product(Torus(2), Simplex(3)),
+    "star": star(),
+    "crescent": MetropolisDomain(2, crescent, -1.0, 1.0),
+}
+NOWHERE = [
+    ("shares", [0.7, 0.5], 0.14),  # in the plane of shares: 0.2 / sqrt(2)
+    ("budget", [0.4, 0.4, 0.3], 0.1 / math.sqrt(3)),
+    ("ball", [0.9, 0.9], 0.9 * math.sqrt(2) - 1),
+    ("globe", [0.9, 0.9], 0.9 * math.sqrt(2) - 1),
+    ("angles and shares", [3.0, -1.0, 0.8, 0.8], 0.6 / math.sqrt(2)),
+    ("star", [0.9, 0.3], None),
+    ("crescent", [0.5, 0.0], None),
+]
+
+
+def some_known(domain, values):
+    """The first coordinates of points, and which they are."""
+    filled = torch.zeros(domain.event_shape, dtype=F64)
+    filled[: len(values)] = torch.tensor(values, dtype=F64)
+    return torch.arange(len(filled)) < len(values), filled
+
+
+@pytest.mark.parametrize(("name", "values", "missed"), NOWHERE, ids=[name for name, _, _ in NOWHERE])
+def test_known_values_that_no_point_has(name, values, missed):
+    """Though each of them alone some point has: shares that sum to more than one, points beside the star's arms."""
+    sde = ReflectedSDE(SETS[name])
+    mask, filled = some_known(sde.domain, values)
+    with pytest.raises(DomainError, match="has no point whose known coordinates are") as refused:
+        Inpainting(sde, zero, mask, filled)
+    if missed is not None:
+        assert float(str(refused.value).split(" by ")[1].split(". ")[0]) == pytest.approx(missed, rel=0.05)
+    Inpainting(sde, zero, mask, filled, noise=0.3)  # observations may
+    good = sde.domain.sample_uniform(3, generator=seeded(), dtype=F64)
+    with pytest.raises(DomainError, match=f"coordinates are {values[0]:g}, "):
+        Inpainting(sde, zero, mask, torch.cat([good, filled[None]]))  # one of many
+    many = torch.zeros(0, *sde.domain.event_shape, dtype=F64)
+    Inpainting(sde, zero, mask, many)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_known_values_that_some_point_has(name):
+    """Whatever the shape of the set, and though it is met by rays or in corners only."""
+    sde = ReflectedSDE(SETS[name])
+    points = sde.domain.sample_uniform(20, generator=seeded(), dtype=F64)
+    for k in range(len(points[0]) + 1):
+        mask = torch.arange(len(points[0])) < k
+        Inpainting(sde, zero, mask, points)
+    if name == "shares":
+        for corner in ([0.5, 0.5], [1.0, 0.0], [0.0, 0.0, 1.0]):
+            Inpainting(sde, zero, *some_known(sde.domain, corner))
 
 
 def test_inpainting_with_a_mask_for_each_point():
