@@ -30,7 +30,7 @@ from .data import (
     to_tensor,
 )
 from .domains import Domain
-from .domains.checks import ShapeError, batch_shape
+from .domains.checks import ShapeError, batch_shape, whole_number
 from .domains.given import require_domain
 from .flows import flow_over
 from .guidance import ClassifierFreeGuidance
@@ -158,9 +158,7 @@ class ReflectedDiffusion(Parameters):
         if not 0 <= self.condition_dropout < 1:
             raise ValueError(f"condition_dropout must lie in [0, 1), not {self.condition_dropout!r}")
         for name, least in (("width", 1), ("depth", 0), ("seed", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, numbers.Integral) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, not {value!r}")
+            whole_number(getattr(self, name), f"{name} must be an integer of at least {least}", least)
         _check_seed(self.seed)
         if self.network is not None and (isinstance(self.network, nn.Module) or not callable(self.network)):
             raise TypeError(
@@ -575,8 +573,7 @@ def _plain(value: Any) -> Any:
 
 
 def _check_seed(seed: object) -> None:
-    if not isinstance(seed, numbers.Integral) or not 0 <= int(seed) < 2**63:
-        raise ValueError(f"seed must be an integer of at least 0 and below 2**63, not {seed!r}")
+    whole_number(seed, "seed must be an integer of at least 0 and below 2**63", 0, 2**63 - 1)
 
 
 def _stream(seed: int, device: torch.device | str, purpose: str = "") -> torch.Generator:
@@ -590,8 +587,7 @@ def _stream(seed: int, device: torch.device | str, purpose: str = "") -> torch.G
 
 def _parts(n: int, size: int) -> list[slice]:
     """Slices of at most ``size`` that cover ``n``."""
-    if not isinstance(size, numbers.Integral) or size < 1:
-        raise ValueError(f"batch_size must be a positive integer, not {size!r}")
+    size = whole_number(size, "batch_size must be a positive integer", 1)
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 

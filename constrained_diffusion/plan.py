@@ -1,4 +1,4 @@
-"""How a long training goes: the numbers of its recipe, checked. May use: torch."""
+"""How a long training goes: the numbers of its recipe, checked. May use: torch, the domains' checks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+
+from .domains.checks import whole_number
 
 __all__ = ["PRECISIONS", "Plan"]
 
@@ -51,10 +53,9 @@ class Plan:
         """Refuse what cannot be trained with."""
         for name in ("steps", "batch_size", "micro_batch", "save_every", "keep", "report_every"):
             value = getattr(self, name)
-            if (value is not None or name != "micro_batch") and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise ValueError(f"seed must be a non-negative integer, not {self.seed!r}")
+            if value is not None or name != "micro_batch":
+                object.__setattr__(self, name, whole_number(value, f"{name} must be a positive integer", 1))
+        object.__setattr__(self, "seed", whole_number(self.seed, "seed must be a non-negative integer", 0))
         if self.micro_batch is not None and self.batch_size % self.micro_batch:
             raise ValueError(f"micro_batch {self.micro_batch!r} does not divide batch_size {self.batch_size}")
         if not self.learning_rate > 0 or not self.clip > 0:

@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from .averaging import WeightAverage
 from .checkpoints import load_newest, save_step
-from .domains.checks import DomainError, SolverError, trusted
+from .domains.checks import DomainError, SolverError, trusted, whole_number
 from .interrupts import Stop
 from .losses import ScoreMatching
 from .plan import PRECISIONS, Plan
@@ -152,8 +152,7 @@ class Trainer:
             SystemExit: SIGTERM came.
         """
         until = self.plan.steps if until is None else until
-        if not isinstance(until, int) or until < 0:
-            raise ValueError(f"until must be a number of steps, not {until!r}")
+        until = whole_number(until, "until must be a number of steps", 0)
         size = self.plan.batch_size
         bar = tqdm(
             initial=self.step * size,

@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 from tqdm.auto import trange
 
 from .averaging import WeightAverage
-from .domains.checks import SolverError, trusted
+from .domains.checks import SolverError, trusted, whole_number
 from .losses import ScoreMatching
 from .pool import NoisePool
 from .scores import ScoreModel
@@ -59,9 +59,7 @@ class Recipe:
     def __post_init__(self) -> None:
         """Refuse what cannot be trained with."""
         for name in ("steps", "batch_size", "reuse", "patience"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a positive integer, not {value!r}")
+            object.__setattr__(self, name, whole_number(getattr(self, name), f"{name} must be a positive integer", 1))
         if not 0 <= self.hide < 1:
             raise ValueError(f"hide must lie in [0, 1), not {self.hide!r}")
         if not 0 <= self.held_back < 1:

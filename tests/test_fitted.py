@@ -148,7 +148,17 @@ def test_conditions_that_float32_cannot_tell_apart_are_refused():
     quick(steps=1).fit(x, np.full(64, np.nan), progress=False)
 
 
-@pytest.mark.parametrize("size", [0, -1, 2.5])
+@pytest.mark.parametrize("name", ["width", "depth", "steps", "batch_size", "reuse", "patience", "seed"])
+def test_counts_are_whole_numbers(name):
+    """Python's or numpy's, as searches over grids give them; True and 2.5 are none."""
+    for wrong in (True, 2.5, "3"):
+        with pytest.raises(ValueError, match=f"{name} must be an? (positive )?integer"):
+            quick(**{name: wrong}).fit(points(), progress=False)
+    given, same = (quick(**{"steps": 3} | {name: kind(2)}).fit(points(), progress=False) for kind in (np.int64, int))
+    assert (given.sample(5, steps=np.int64(3)) == same.sample(5, steps=3)).all()
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, True])
 def test_batch_sizes_are_positive(size):
     model = quick().fit(points(), progress=False)
     for use in (lambda: model.sample(2, batch_size=size), lambda: model.log_prob(points(2), batch_size=size)):

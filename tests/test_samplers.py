@@ -394,12 +394,16 @@ def test_flows_take_no_noise():
 @every
 def test_bad_arguments_of_every_sampler(name):
     sde, kind = ReflectedSDE(Hypercube(2)), ALL[name][0]
-    for steps in (0, -1, 2.5, "3", None):
+    for steps in (0, -1, 2.5, "3", None, True):
         with pytest.raises(ValueError, match="steps must be a positive integer"):
             kind(sde, zero, steps=steps)
+    assert type(kind(sde, zero, steps=np.int64(7)).steps) is int
     with pytest.raises(TypeError, match="needs a"):
         kind(Hypercube(2), zero)
     walk = kind(sde, zero, **({} if name == "flow" else {"steps": 2}))
+    for frames in (-1, 2.5, True):
+        with pytest.raises(ValueError, match="frames must be an integer, not negative"):
+            walk.sample(2, frames=frames)
     with pytest.raises(ValueError, match="shape"):
         walk.sample((2, -1))
     with pytest.raises(TypeError, match="shape"):

@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -256,7 +257,18 @@ def test_data_outside_the_domain_are_refused(tmp_path, value, message):
     assert steps(tmp_path) == []
 
 
-@pytest.mark.parametrize("until", [-1, 2.5])
+def test_numbers_of_a_plan_are_pythons():
+    """Whoever computed them: they are compared with, and kept in, checkpoints."""
+    names = ("steps", "batch_size", "micro_batch", "save_every", "keep", "report_every", "seed")
+    plan = Plan(**{name: np.int64(2) for name in names})
+    assert all(type(getattr(plan, name)) is int for name in names)
+    for name in names:
+        for wrong in (True, 1.5, -1):
+            with pytest.raises(ValueError, match=f"{name} must be a (positive|non-negative) integer"):
+                Plan(**{name: wrong})
+
+
+@pytest.mark.parametrize("until", [-1, 2.5, True])
 def test_steps_that_are_no_number_of_steps(until):
     with pytest.raises(ValueError, match=f"until must be a number of steps, not {until}"):
         trainer().run(until, progress=False)

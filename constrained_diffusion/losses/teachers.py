@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
-from ..domains.checks import trusted
+from ..domains.checks import trusted, whole_number
 from ..flows import RectifiedFlow
 from ..process import Process, Score
 from .base import ScoreMatching, TimeSampling, Weighting
@@ -68,9 +68,7 @@ class ProgressiveDistillation(ScoreMatching):
         time_sampling: TimeSampling = "uniform",
     ) -> None:
         super().__init__(process, weighting, time_sampling)
-        if not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps must be a positive integer, not {steps!r}")
-        self.teacher, self.steps = teacher, steps
+        self.teacher, self.steps = teacher, whole_number(steps, "steps must be a positive integer", 1)
 
     def noise(self, x0: Tensor, t: Tensor, *, generator: Generator | None = None) -> tuple[Tensor, Tensor]:
         """Noised points, and the output with which one step ends where two of the teacher's do."""

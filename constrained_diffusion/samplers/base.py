@@ -14,7 +14,7 @@ import torch
 from torch import Generator, Tensor
 from tqdm.auto import tqdm
 
-from ..domains.checks import SolverError, batch_shape, check_tensor, trusted
+from ..domains.checks import SolverError, batch_shape, check_tensor, trusted, whole_number
 from ..guidance import evaluations
 from ..process import Process, Score
 from .grids import Grid, checked_grid, even_times
@@ -78,8 +78,7 @@ class Sampler(ABC):
     def __init__(
         self, process: Process, score: Score, *, steps: int = 500, denoise: bool = True, grid: Grid = even_times
     ) -> None:
-        if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
-            raise ValueError(f"steps must be a positive integer, not {steps!r}")
+        steps = whole_number(steps, "steps must be a positive integer", 1)
         if not isinstance(process, self.needs):
             raise TypeError(f"{type(self).__name__} needs a {self.needs.__name__}, not a {type(process).__name__}")
         self.process, self.score, self.steps, self.denoise, self.grid = process, score, steps, denoise, grid
@@ -138,8 +137,7 @@ class Sampler(ABC):
             raise TypeError(
                 f'condition must be tensors by name, such as {{"label": ..}}, not {type(condition).__name__}'
             )
-        if frames < 0:
-            raise ValueError(f"frames must not be negative, got {frames!r}")
+        frames = whole_number(frames, "frames must be an integer, not negative", 0)
         x = self._start(batch, latent, generator, device, dtype)
         times = self.times(x, frames)
         steps = len(times) - 1

@@ -10,6 +10,7 @@ from typing import Unpack
 
 from torch import Generator, Tensor
 
+from ..domains.checks import whole_number
 from ..process import Score
 from ..sde import ReflectedSDE
 from .base import Condition, Options, Sampler
@@ -43,11 +44,10 @@ class AnnealedLangevin(Sampler):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(sde, score, **options)
-        if not isinstance(langevin_steps, int) or langevin_steps < 1:
-            raise ValueError(f"langevin_steps must be a positive integer, not {langevin_steps!r}")
         if not 0 < snr < math.inf:
             raise ValueError(f"snr must be positive and finite, got {snr!r}")
-        self.langevin_steps, self.snr = langevin_steps, snr
+        self.langevin_steps = whole_number(langevin_steps, "langevin_steps must be a positive integer", 1)
+        self.snr = snr
 
     def step(
         self, x: Tensor, t: Tensor, t_next: Tensor, *, generator: Generator | None, condition: Condition

@@ -11,6 +11,7 @@ from typing import Unpack
 
 from torch import Generator, Tensor
 
+from ..domains.checks import whole_number
 from ..process import Score
 from ..sde import ReflectedSDE
 from .base import Condition, Options, Sampler, Variance, checked_variance
@@ -46,11 +47,10 @@ class PredictorCorrector(Sampler):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(sde, score, **options)
-        if not isinstance(corrector_steps, int) or corrector_steps < 0:
-            raise ValueError(f"corrector_steps must be an integer, not negative, got {corrector_steps!r}")
         if not 0 < snr < math.inf:
             raise ValueError(f"snr must be positive and finite, got {snr!r}")
-        self.corrector_steps, self.snr, self.variance = corrector_steps, snr, checked_variance(variance)
+        self.corrector_steps = whole_number(corrector_steps, "corrector_steps must be an integer, not negative", 0)
+        self.snr, self.variance = snr, checked_variance(variance)
 
     def step(
         self, x: Tensor, t: Tensor, t_next: Tensor, *, generator: Generator | None, condition: Condition
