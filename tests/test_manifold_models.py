@@ -1,5 +1,6 @@
 """Models on spheres, tori and caps: nothing in the machinery knows about manifolds, and everything works there."""
 
+import functools
 import math
 
 import pytest
@@ -11,6 +12,7 @@ from constrained_diffusion import (
     DiffusionFlow,
     EulerMaruyama,
     Heun,
+    Manifold,
     Multistep,
     PredictorCorrector,
     ProbabilityFlow,
@@ -26,6 +28,7 @@ from constrained_diffusion import (
     interpolate,
     log_prob,
 )
+from constrained_diffusion.domains.space_forms import quiet_geoopt
 from constrained_diffusion.metrics import mmd
 
 DOUBLE = torch.float64
@@ -161,6 +164,43 @@ def test_second_order_on_the_globe(midpoint):
         errors.append(float((walk.sample(30, latent=latent).x - exact).norm(dim=-1).mean()))
     assert errors[0] / errors[1] > 3
     assert errors[1] / errors[2] > 3
+
+
+def near_origin(x):
+    return 0.81 - x.square().sum(-1)
+
+
+HYPERBOLIC = Manifold(quiet_geoopt().PoincareBall(), 2, near_origin)
+
+
+def swirl(x, t):
+    """A smooth field on the hyperbolic disc, whose coordinates are not straight."""
+    field = torch.stack([(3 * x[..., 0] + 1).sin(), (2 * x[..., 1]).cos()], -1)
+    return 0.3 * field * (1 + t.unsqueeze(-1))
+
+
+@pytest.mark.parametrize("kind", [Heun, functools.partial(Heun, midpoint=True), Multistep], ids=str)
+def test_second_order_where_coordinates_are_curved(kind):
+    """Slopes of different points are compared where they belong to one: a mean of coordinates is of first order."""
+    sde = ReflectedSDE(HYPERBOLIC, 0.3, 1.0)
+    latent = 0.4 * HYPERBOLIC.sample_uniform(30, generator=generator(), dtype=DOUBLE)
+    exact = decode(sde, swirl, latent, rtol=1e-9, atol=1e-9)
+    errors = [
+        float((kind(sde, swirl, steps=steps, denoise=False).sample(30, latent=latent).x - exact).norm(dim=-1).mean())
+        for steps in (20, 40, 80)
+    ]
+    assert errors[0] / errors[1] > 3.5
+    assert errors[1] / errors[2] > 3.5
+
+
+def test_away_from_walls_it_does_not_matter_how_they_are_met():
+    sde = ReflectedSDE(HYPERBOLIC, 0.02, 0.1)
+    latent = 0.4 * HYPERBOLIC.sample_uniform(30, generator=generator(), dtype=DOUBLE)
+    reflected, projected = (
+        EulerMaruyama(sde, swirl, boundary=how, steps=10).sample(30, latent=latent, generator=generator()).x
+        for how in ("reflect", "project")
+    )
+    torch.testing.assert_close(projected, reflected, atol=1e-9, rtol=0)
 
 
 # ---------------------------------------------------------------------- training

@@ -52,4 +52,4 @@ class EulerMaruyama(Sampler):
         """One reverse step; see the class."""
         move = self.reverse_move(x, t, t_next, variance=self.variance, generator=generator, condition=condition)
         domain = self.process.domain
-        return domain.reflect(x, move) if self.boundary == "reflect" else domain.project(x + move)
+        return domain.reflect(x, move) if self.boundary == "reflect" else domain.project(domain.expmap(x, move))

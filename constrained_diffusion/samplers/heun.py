@@ -21,9 +21,10 @@ __all__ = ["Heun"]
 class Heun(Sampler):
     """x <- reflect(x, (sigma' - sigma) (d + d') / 2), d and d' the flow's slopes at both ends of a step of sigma.
 
-    d' is taken where an Euler step ends, or at the nearest point inside. With ``midpoint`` one slope counts, that at
-    sqrt(sigma sigma'), where half a step ends. With churn, each step from a sigma within
-    ``churn_range`` first goes back up to sigma (1 + min(churn / steps, sqrt(2) - 1)) by fresh, reflected noise.
+    d' is taken where an Euler step ends, or at the nearest point inside, and on curved sets carried back to x along the
+    geodesic. With ``midpoint`` one slope counts, that at sqrt(sigma sigma'), where half a step ends. With churn, each
+    step from a sigma within ``churn_range`` first goes back up to sigma (1 + min(churn / steps, sqrt(2) - 1)) by fresh,
+    reflected noise.
 
     Args:
         process: what to follow; an SDE if there is churn.
@@ -68,7 +69,7 @@ class Heun(Sampler):
             sigma, t = higher, self.process.time(higher)
         slope = self.slope(x, t, condition)
         stage = (sigma * below).sqrt() if self.midpoint else below
-        trial = domain.project(x + (stage - sigma) * slope)
-        trial_slope = self.slope(trial, self.process.time(stage), condition)
+        trial = domain.project(domain.expmap(x, (stage - sigma) * slope))
+        trial_slope = domain.transp(trial, x, self.slope(trial, self.process.time(stage), condition))
         mean = trial_slope if self.midpoint else (slope + trial_slope) / 2
         return domain.reflect(x, (below - sigma) * mean)
