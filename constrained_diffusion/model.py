@@ -157,7 +157,7 @@ class ReflectedDiffusion(Parameters):
             raise ValueError(f"validation_fraction must lie in (0, 1), not {self.validation_fraction!r}")
         if not 0 <= self.condition_dropout < 1:
             raise ValueError(f"condition_dropout must lie in [0, 1), not {self.condition_dropout!r}")
-        for name, least in (("width", 1), ("depth", 0), ("seed", 0)):
+        for name, least in (("width", 1), ("depth", 0)):
             whole_number(getattr(self, name), f"{name} must be an integer of at least {least}", least)
         _check_seed(self.seed)
         if self.network is not None and (isinstance(self.network, nn.Module) or not callable(self.network)):
