@@ -357,7 +357,7 @@ def test_conditions_that_cannot_be_written_to():
     [
         ("width", 0, "width must be an integer of at least 1, not 0"),
         ("depth", -1, "depth must be an integer of at least 0, not -1"),
-        ("seed", "a", "seed must be an integer of at least 0, not 'a'"),
+        ("seed", "a", r"seed must be an integer of at least 0 and below 2\*\*63, not 'a'"),
         ("condition_dropout", 2, r"condition_dropout must lie in \[0, 1\), not 2"),
         ("network", "x", "network must be a function of a domain"),
     ],
