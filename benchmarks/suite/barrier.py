@@ -46,28 +46,29 @@ class BarrierDiffusion:
         self.generator = torch.Generator().manual_seed(seed)
         torch.manual_seed(seed)
         self.d = A.shape[1]
+        self.squares = (self.A.unsqueeze(2) * self.A.unsqueeze(1)).flatten(1)  # a_i a_i^T, in rows
+        self.unit = torch.eye(self.d, dtype=torch.float64)
         self.network = MLP(Euclidean(self.d), width=budget.width, depth=budget.depth)
 
     # ------------------------------------------------------------------ geometry
 
     def inverse_metric(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The Cholesky factor of G^-1 ``[n, d, d]`` and half its divergence ``[n, d]``.
+        """A square root of G^-1, by L^-T of G = L L^T ``[n, d, d]``, and half the divergence of G^-1 ``[n, d]``.
 
         div(G^-1) = -G^-1 (dG : G^-1); for the barrier the derivative of G along x_k is 2 sum_i a_i a_i^T a_ik / s_i^3.
         """
+        n, d = x.shape
         slack = self.b - x @ self.A.T
-        G = (self.A.T / slack.square().unsqueeze(1)) @ self.A
-        inverse = torch.linalg.inv(G)
-        inverse = (inverse + inverse.mT) / 2
-        lean = inverse @ self.A.T  # [n, d, m]
-        leverage = (self.A.T * lean).sum(1) / slack**3
-        drift = -(lean * leverage.unsqueeze(1)).sum(2)
-        return torch.linalg.cholesky_ex(inverse)[0], drift
+        L = torch.linalg.cholesky_ex((slack.pow(-2) @ self.squares).reshape(n, d, d))[0]
+        root = torch.linalg.solve_triangular(L, self.unit.expand(n, d, d), upper=False).mT
+        inverse = root @ root.mT
+        leverage = inverse.reshape(n, d * d) @ self.squares.T  # a_i^T G^-1 a_i
+        return root, -times(inverse, (leverage / slack**3) @ self.A)
 
-    def move(self, x: Tensor, drift: Tensor, factor: Tensor, h: Tensor) -> Tensor:
+    def move(self, x: Tensor, drift: Tensor, root: Tensor, h: Tensor) -> Tensor:
         """One Euler step of variance ``h`` ``[n, 1]``; one that would leave is not made."""
         z = torch.randn(x.shape, generator=self.generator, dtype=x.dtype)
-        step = h * drift + h.sqrt() * (factor @ z.unsqueeze(-1)).squeeze(-1)
+        step = h * drift + h.sqrt() * times(root, z)
         moved = x + step
         inside = ((self.b - moved @ self.A.T) > 1e-5 * self.b.abs().clamp(min=1)).all(1, keepdim=True)
         return torch.where(inside & moved.isfinite().all(1, keepdim=True), moved, x)
@@ -76,17 +77,16 @@ class BarrierDiffusion:
         """Points at times ``t`` ``[n]``, by steps that grow with the time gone by."""
         for k in range(_STEPS):
             h = t * ((k + 1) ** 2 - k**2) / _STEPS**2
-            factor, drift = self.inverse_metric(x)
-            x = self.move(x, drift, factor, h.unsqueeze(1))
+            root, drift = self.inverse_metric(x)
+            x = self.move(x, drift, root, h.unsqueeze(1))
         return x
 
     # ------------------------------------------------------------------ model
 
-    def field(self, x: Tensor, t: Tensor, factor: Tensor) -> Tensor:
-        """v = G^-1 score, as G^(-1/2) times the network's answer over the size of the noise."""
+    def whitened(self, x: Tensor, t: Tensor) -> Tensor:
+        """G^(-1/2) score ``[n, d]``: the network's answer over the size of the noise."""
         scale = (1 / (1 - torch.exp(-t))).sqrt().unsqueeze(1)
-        raw = self.network(x.float(), 0.5 * t.log().float()).double()
-        return scale * (factor @ raw.unsqueeze(-1)).squeeze(-1)
+        return scale * self.network(x.float(), 0.5 * t.log().float()).double()
 
     def fit(self, data: Tensor) -> Self:
         """Train on points inside ``[n, d]``."""
@@ -116,9 +116,9 @@ class BarrierDiffusion:
     def loss(self, x: Tensor, t: Tensor) -> Tensor:
         """The implicit loss, weighted by the variance of the noise, with one random direction for the divergence."""
         x = x.detach().requires_grad_()
-        factor, _ = self.inverse_metric(x)
-        v = self.field(x, t, factor)
-        whitened = torch.linalg.solve_triangular(factor, v.unsqueeze(-1), upper=False).squeeze(-1)
+        root, _ = self.inverse_metric(x)
+        whitened = self.whitened(x, t)
+        v = times(root, whitened)
         z = torch.randn(x.shape, generator=self.generator, dtype=x.dtype)
         (pull,) = torch.autograd.grad((v * z).sum(), x, create_graph=True)
         local = whitened.square().sum(1) / 2 + (pull * z).sum(1)
@@ -131,7 +131,12 @@ class BarrierDiffusion:
         x = self.uniform(n, generator).double()
         ends = math.log10(_LONGEST), math.log10(_SHORTEST)
         for t, after in itertools.pairwise(torch.logspace(*ends, self.budget.walk + 1, dtype=x.dtype)):
-            factor, drift = self.inverse_metric(x)
-            v = self.field(x, t.expand(n), factor)
-            x = self.move(x, drift + v, factor, (t - after).expand(n, 1))
+            root, drift = self.inverse_metric(x)
+            v = times(root, self.whitened(x, t.expand(n)))
+            x = self.move(x, drift + v, root, (t - after).expand(n, 1))
         return x
+
+
+def times(matrices: Tensor, vectors: Tensor) -> Tensor:
+    """``[n, d, d]`` by ``[n, d]``."""
+    return (matrices @ vectors.unsqueeze(-1)).squeeze(-1)
