@@ -87,7 +87,7 @@ def difference_trace(
         base, (ahead, behind) = _with_room(domain, x, v, step)
         fields, moved = [], torch.zeros_like(domain.inner(x, v, v))
         for sign, inside in ((1.0, ahead), (-1.0, behind)):
-            y = torch.where(_like_points(domain, inside), domain.expmap(base, sign * step * v), base)
+            y = torch.where(domain.expand(inside), domain.expmap(base, sign * step * v), base)
             fields.append(domain.transp(y, x, field(y)))
             moved = moved + step * inside
         terms.append(domain.inner(x, fields[0] - fields[1], v) / moved)
@@ -105,18 +105,13 @@ def _with_room(domain: Domain, x: Tensor, v: Tensor, step: float) -> tuple[Tenso
             return base, (ways[0], ways[1])
         distance, normal = domain.walls(x)
         near = (distance < 2 * reach * step).to(x.dtype)
-        inward = (_like_points(domain, near) * normal).sum(x.ndim - len(domain.event_shape))
+        inward = (domain.expand(near) * normal).sum(x.ndim - len(domain.event_shape))
         further = domain.project(domain.expmap(x, reach * step * inward))
-        base = torch.where(_like_points(domain, stuck), further, base)
+        base = torch.where(domain.expand(stuck), further, base)
     raise SolverError(
         'points lie in corners too sharp for differences: give divergence="exact" or "hutchinson", and a score that '
         "torch can differentiate"
     )
-
-
-def _like_points(domain: Domain, value: Tensor) -> Tensor:
-    """A tensor ``[*batch]`` with the event's dimensions, each of size one."""
-    return value.reshape(*value.shape, *(1,) * len(domain.event_shape))
 
 
 def _stretch(domain: Domain, x: Tensor, v: Tensor, value: Tensor) -> Tensor:

@@ -201,7 +201,7 @@ class Process(ABC):
 
     def expand(self, value: Tensor) -> Tensor:
         """Give a ``[*batch]`` tensor the event's dimensions, each of size one."""
-        return value.reshape(value.shape + (1,) * len(self.domain.event_shape))
+        return self.domain.expand(value)
 
 
 def log_kernel_rms(domain: Domain, log_sigma: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ class DomainScaler(Parameters):
         rows, kind = self._rows(x)
         z, place = self._fitted.inverse(rows), self.domain
         slack = 64 * torch.finfo(getattr(torch, kind.dtype)).eps * max(1.0, place.magnitude)
-        near = place.contains(z, atol=slack).reshape(-1, *(1,) * len(place.event_shape))
+        near = place.expand(place.contains(z, atol=slack))
         z = torch.where(near, place.project(z).to(getattr(torch, kind.dtype)), z.to(getattr(torch, kind.dtype)))
         return kind.like(torch.where(near, place.project(z), z))  # rounding leads no extreme point out
 

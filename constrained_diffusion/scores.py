@@ -85,5 +85,5 @@ class ScoreModel(nn.Module):
                 raw = self.network(flat, log_sigma, **rows).to(x.dtype)
         if raw.shape != flat.shape:
             raise ShapeError(f"network returned shape {list(raw.shape)}; expected that of x, {list(flat.shape)}")
-        v = domain.white(flat, raw * scale.reshape(-1, *(1,) * len(domain.event_shape)))
+        v = domain.white(flat, raw * domain.expand(scale))
         return domain.damp_normal(flat, v, sigma).reshape(x.shape)

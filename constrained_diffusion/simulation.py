@@ -193,7 +193,7 @@ def _times(name: str, a: Coefficient, z: Tensor, domain: Domain, now: float) -> 
     if a.ndim == 0 or a.shape == z.shape:
         return a * z
     if a.shape == batch:
-        return a.reshape(batch + (1,) * k) * z
+        return domain.expand(a) * z
     if a.shape == z.shape + domain.event_shape:
         size = domain.event_shape.numel()
         product = a.reshape(*batch, size, size) @ z.reshape(*batch, size, 1)

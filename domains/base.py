@@ -137,7 +137,7 @@ class Domain(Value, ABC):
             distance, normal = self.boundary(x)
             if bool((distance >= 0).all()):
                 break
-            x = x + self._expand(torch.where(distance < 0, margin - distance, 0.0)) * normal
+            x = x + self.expand(torch.where(distance < 0, margin - distance, 0.0)) * normal
             margin = 2 * margin
         return x
 
@@ -491,7 +491,7 @@ class Domain(Value, ABC):
         The default: coordinates scaled to [-1, 1], and in each place the distance to the wall against ``sigma``.
         """
         distance = self.boundary(x)[0].clamp(min=0)
-        parts = [self._scaled(x), self._expand(distance / (distance + sigma)).expand_as(x)]
+        parts = [self._scaled(x), self.expand(distance / (distance + sigma)).expand_as(x)]
         return torch.stack(parts, x.ndim - len(self.event_shape))
 
     # ------------------------------------------------------------------ choice by a word
@@ -513,12 +513,12 @@ class Domain(Value, ABC):
 
     # ------------------------------------------------------------------ for subclasses
 
-    def _batch(self, x: Tensor) -> torch.Size:
-        return x.shape[: x.ndim - len(self.event_shape)]
-
-    def _expand(self, value: Tensor) -> Tensor:
+    def expand(self, value: Tensor) -> Tensor:
         """Give a ``[*batch]`` tensor the event's dimensions, each of size one."""
         return value.reshape(value.shape + (1,) * len(self.event_shape))
+
+    def _batch(self, x: Tensor) -> torch.Size:
+        return x.shape[: x.ndim - len(self.event_shape)]
 
     def _scaled(self, x: Tensor) -> Tensor:
         """Coordinates of which the bounding box's reach from -1 to 1."""

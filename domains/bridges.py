@@ -41,7 +41,7 @@ def bridge_by_resampling(
     batch = x.shape[: x.ndim - k]
     rest = (sigma**2 - below**2).clamp(min=0).sqrt().clamp(min=torch.finfo(x.dtype).tiny ** 0.25)
     from_start = below < rest
-    mask = from_start.reshape(*batch, *(1,) * k)
+    mask = domain.expand(from_start)
     near, far = torch.where(mask, x0, x), torch.where(mask, x, x0)
     narrow, wide = torch.where(from_start, below, rest), torch.where(from_start, rest, below)
     with trusted():

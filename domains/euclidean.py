@@ -69,9 +69,9 @@ class Euclidean(Domain):
     def interpolate(self, x: Tensor, y: Tensor, share: float) -> Tensor:
         """On a great circle, lengths changing evenly: between normal draws a straight line passes where none lie."""
         k = x.ndim - len(self.event_shape)
-        a, b = (self._expand(p.flatten(k).norm(dim=-1)) for p in (x, y))
+        a, b = (self.expand(p.flatten(k).norm(dim=-1)) for p in (x, y))
         u, v = (p / r.clamp(min=torch.finfo(x.dtype).tiny) for p, r in ((x, a), (y, b)))
-        angle = self._expand(self.inner(x, u, v).clamp(-1, 1).acos())
+        angle = self.expand(self.inner(x, u, v).clamp(-1, 1).acos())
         sine = torch.where((a > 0) & (b > 0), angle.sin(), 0.0)
         bent = (u * ((1 - share) * angle).sin() + v * (share * angle).sin()) / torch.where(sine > _PARALLEL, sine, 1.0)
         return torch.where(sine > _PARALLEL, (a + share * (b - a)) * bent, x + share * (y - x))
@@ -114,12 +114,12 @@ class Euclidean(Domain):
     def heat_kernel_score(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> Tensor:
         """``(x0 - x) / sigma**2``."""
         x, x0, scale = self._check_pair(x, x0, sigma)
-        return (x0 - x) / self._expand(scale) ** 2
+        return (x0 - x) / self.expand(scale) ** 2
 
     def sample_heat_kernel(self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None) -> Tensor:
         """``x0 + sigma z``."""
         x0, scale = self._check_noising(x0, sigma)
-        return x0 + self._expand(scale) * self.sample_noise(x0, generator=generator)
+        return x0 + self.expand(scale) * self.sample_noise(x0, generator=generator)
 
     def sample_bridge(
         self, x0: Tensor, x: Tensor, below: float | Tensor, sigma: float | Tensor, *, generator: Generator | None = None
@@ -128,7 +128,7 @@ class Euclidean(Domain):
         x, x0, scale, less = self._check_bridge(x, x0, below, sigma)
         share, spread = (less / scale) ** 2, less * (1 - (less / scale) ** 2).sqrt()
         z = self.sample_noise(x, generator=generator)
-        return x0 + self._expand(share) * (x - x0) + self._expand(spread) * z
+        return x0 + self.expand(share) * (x - x0) + self.expand(spread) * z
 
     def normalised(self, x: Tensor) -> tuple[Domain, Affine | None]:
         """The same space, in which the data have mean zero and standard deviation one in each coordinate."""
@@ -143,7 +143,7 @@ class Euclidean(Domain):
 
     def planes(self, x: Tensor, sigma: Tensor) -> Tensor:
         """The same in the points' own shape, ``[*batch, 2, *event_shape]``."""
-        parts = [x / (1 + self._expand(sigma)), torch.asinh(x)]
+        parts = [x / (1 + self.expand(sigma)), torch.asinh(x)]
         return torch.stack(parts, x.ndim - len(self.event_shape))
 
 

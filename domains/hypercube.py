@@ -149,7 +149,7 @@ class Hypercube(Domain):
         """Each component is damped by its own two faces."""
         self._check(x=x, v=v)
         low, high = self._bounds(x)
-        scale = self._expand(check_scale("width", width, self._batch(x), x))
+        scale = self.expand(check_scale("width", width, self._batch(x), x))
         half = (high - low) / 2
         reach = torch.minimum(scale, half / 2) if isinstance(half, Tensor) else scale.clamp(max=half / 2)
         return v * torch.tanh(torch.minimum(x - low, high - x).clamp(min=0) / reach)
@@ -171,7 +171,7 @@ class Hypercube(Domain):
     def heat_kernel_log_prob(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> Tensor:
         """Log-density ``[*batch]``: the sum of the axes' interval kernels."""
         x, x0, scale = self._check_pair(x, x0, sigma)
-        terms = interval.log_prob(x, x0, *self._bounds(x), self._expand(scale))
+        terms = interval.log_prob(x, x0, *self._bounds(x), self.expand(scale))
         return terms.flatten(x.ndim - len(self.event_shape)).sum(-1)
 
     def heat_kernel_score(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> Tensor:
@@ -182,20 +182,20 @@ class Hypercube(Domain):
         if by_rows and isinstance(low, float) and isinstance(high, float):
             flat = (x.reshape(-1, self.dim), x0.reshape(-1, self.dim))
             return interval.score_by_rows(*flat, low, high, scale.reshape(-1)).reshape(x.shape)
-        return interval.score(x, x0, low, high, self._expand(scale))
+        return interval.score(x, x0, low, high, self.expand(scale))
 
     def sample_heat_kernel(self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None) -> Tensor:
         """Exact draws: fold ``x0 + sigma z``."""
         x0, scale = self._check_noising(x0, sigma)
         z = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-        return interval.fold(x0 + self._expand(scale) * z, *self._bounds(x0))
+        return interval.fold(x0 + self.expand(scale) * z, *self._bounds(x0))
 
     def sample_bridge(
         self, x0: Tensor, x: Tensor, below: float | Tensor, sigma: float | Tensor, *, generator: Generator | None = None
     ) -> Tensor:
         """Exact draws: each coordinate's path unfolds to a Brownian bridge on the line, to an image of ``x``."""
         x, x0, scale, less = self._check_bridge(x, x0, below, sigma)
-        return interval.bridge(x0, x, *self._bounds(x), self._expand(less), self._expand(scale), generator)
+        return interval.bridge(x0, x, *self._bounds(x), self.expand(less), self.expand(scale), generator)
 
     def normalised(self, x: Tensor) -> tuple[Domain, Affine | None]:
         """The unit cube, if the sides differ: noise that blurs the shortest would never reach across the longest.
@@ -235,7 +235,7 @@ class Hypercube(Domain):
     def planes(self, x: Tensor, sigma: Tensor) -> Tensor:
         """Coordinates scaled to [-1, 1], and their distances to both faces against ``sigma``: ``m`` is 3."""
         low, high = self._bounds(x)
-        s = self._expand(sigma)
+        s = self.expand(sigma)
         a, b = x - low, high - x
         parts = [(a - b) / (high - low), a / (a + s), b / (b + s)]
         return torch.stack(parts, x.ndim - len(self.event_shape))

@@ -131,7 +131,7 @@ class MetropolisDomain(Domain):
         near = anchors[torch.cdist(far.flatten(1), anchors.flatten(1)).argmin(-1)]
         for _ in range(_HALVINGS):
             middle = (near + far) / 2
-            good = self._expand(self._member(middle))
+            good = self.expand(self._member(middle))
             near, far = torch.where(good, middle, near), torch.where(good, far, middle)
         return out.index_copy(0, rows, near).reshape(x.shape)
 
@@ -168,7 +168,7 @@ class MetropolisDomain(Domain):
         if values_are_checked():
             x = self.project(x)  # what was forgiven for rounding
         end = x + displacement
-        return torch.where(self._expand(self._member(end)), end, x)
+        return torch.where(self.expand(self._member(end)), end, x)
 
     def damp_normal(self, x: Tensor, v: Tensor, width: float | Tensor) -> Tensor:
         """Let the component across the wall vanish there; see :meth:`Domain.damp_normal`.
@@ -234,7 +234,7 @@ class MetropolisDomain(Domain):
         steps = (s / (_STEP * self.inradius)).square().ceil().clamp(_FEWEST_STEPS, _MOST_STEPS)
         order = steps.argsort(descending=True, stable=True)  # rows still moving stay in front
         x, counts = start[order], steps[order]
-        spread = self._expand((s / steps.sqrt())[order])
+        spread = self.expand((s / steps.sqrt())[order])
         with trusted():
             for k in range(int(counts[0]) if len(counts) else 0):
                 moving = int((counts > k).sum())

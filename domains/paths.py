@@ -72,7 +72,6 @@ def simulate(
     Returns:
         End points and denoising targets, both ``[*batch, *event_shape]``.
     """
-    ones = (1,) * len(domain.event_shape)
     x = x0.reshape(-1, *domain.event_shape).clone()
     total = torch.zeros_like(x)
     variance = (sigma.reshape(-1) ** 2).to(x)
@@ -101,21 +100,21 @@ def simulate(
             goal = torch.where(before > 0, before, time)
             h = torch.where(1.5 * h >= goal, goal, h)
             noise = domain.sample_noise(start, generator=generator)
-            end = domain.reflect(start, h.sqrt().reshape(-1, *ones) * noise)
+            end = domain.reflect(start, domain.expand(h.sqrt()) * noise)
             beta, (distances, normals) = distances, domain.walls(end)
             beyond = domain.transp(start, end, beyond)
             if most:
-                beyond = torch.exp(-ricci / 2 * h.reshape(-1, *ones)) * beyond
+                beyond = torch.exp(-ricci / 2 * domain.expand(h)) * beyond
             value = backward_step(domain, end, start, h, beyond, distances, beta, normals, generator)
-            total.index_copy_(0, rows, value.masked_fill((before > 0).reshape(-1, *ones), 0.0))
+            total.index_copy_(0, rows, value.masked_fill(domain.expand(before > 0), 0.0))
             x.index_copy_(0, rows, end)
             left.index_copy_(0, rows, time - h)
             moving = (time > h).nonzero().squeeze(-1)
             rows, distances = rows.index_select(0, moving), distances.index_select(0, moving)
     if math.isfinite(memory):
         size = domain.inner(x, total, total).sqrt() / (domain.dim * window).sqrt()
-        total = total * (_LONGEST / size.clamp(min=_LONGEST)).reshape(-1, *ones)
-    target = domain.tangent(x, total / window.reshape(-1, *ones))
+        total = total * domain.expand(_LONGEST / size.clamp(min=_LONGEST))
+    target = domain.tangent(x, total / domain.expand(window))
     return x.reshape(x0.shape), target.reshape(x0.shape)
 
 

@@ -125,7 +125,7 @@ class Polytope(Domain):
         flat = offset.reshape(-1, offset.shape[-1])
         moved = nearest(self._along(flat[out].double()), self.A.to(x.device), self._slack.to(x.device))
         found = self._tidy(flat.index_put((out,), moved.to(x)))
-        return torch.where(self._expand(out.reshape(self._batch(x))), found.reshape(x.shape), x)
+        return torch.where(self.expand(out.reshape(self._batch(x))), found.reshape(x.shape), x)
 
     def reflect(self, x: Tensor, displacement: Tensor) -> Tensor:
         """The specular move, from facet to facet; it ends after 1,000 bounces."""
@@ -144,8 +144,8 @@ class Polytope(Domain):
         squared = self.inner(x, back, back)
         out = squared > 0
         gap = torch.where(out, squared, 1.0).sqrt()  # inside it has a derivative, too
-        unit = back / self._expand(gap)
-        return torch.where(out, -gap, distance.clamp(min=0)), torch.where(self._expand(out), unit, normal)
+        unit = back / self.expand(gap)
+        return torch.where(out, -gap, distance.clamp(min=0)), torch.where(self.expand(out), unit, normal)
 
     def walls(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Distances to all facets ``[*batch, m]``, and their inward unit normals ``[*batch, m, *event_shape]``."""

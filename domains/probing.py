@@ -39,9 +39,9 @@ def boundary_of_convex_set(domain: Domain, x: Tensor) -> tuple[Tensor, Tensor]:
     u = starts.expand(-1, *x.shape)
     far = torch.full(u.shape[: u.ndim - k], 2 * domain.diameter, dtype=x.dtype, device=x.device)
     for _ in range(_TURNS):
-        y = origin + far.reshape(far.shape + (1,) * k) * u
+        y = origin + domain.expand(far) * u
         foot = domain.project(y)
-        u = _unit(y - foot, k)
+        u = _unit(domain, y - foot)
         distance = domain.inner(foot, foot - origin, u).clamp(min=0)
         far = 1.5 * distance + 1e-3 * domain.diameter
     best = distance.argmin(0)
@@ -49,8 +49,8 @@ def boundary_of_convex_set(domain: Domain, x: Tensor) -> tuple[Tensor, Tensor]:
     inside_distance = distance.amin(0)
     gap = (x - origin).flatten(len(batch)).norm(dim=-1)
     outside = gap > 8 * torch.finfo(x.dtype).eps * domain.magnitude
-    wide = outside.reshape(outside.shape + (1,) * k)
-    return torch.where(outside, -gap, inside_distance), torch.where(wide, _unit(origin - x, k), normal)
+    normal = torch.where(domain.expand(outside), _unit(domain, origin - x), normal)
+    return torch.where(outside, -gap, inside_distance), normal
 
 
 def curvature(domain: Domain, x: Tensor) -> Tensor:
@@ -62,12 +62,11 @@ def curvature(domain: Domain, x: Tensor) -> Tensor:
     distance, n = domain.boundary(x)
     if domain.dim < 2:
         return torch.zeros_like(distance)
-    wide = (1,) * len(domain.event_shape)
     step = _BEND * domain.inradius
     turned = lengths = torch.zeros_like(domain.inner(x, n, n))
     for e in domain.frame(x)[:_DIRECTIONS]:
         across = domain.inner(x, e, n)
-        t = e - across.reshape(across.shape + wide) * n
+        t = e - domain.expand(across) * n
         ends = [domain.expmap(x, s * step * t) for s in (1, -1)]
         ahead, behind = (domain.transp(y, x, domain.boundary(y)[1]) for y in ends)
         turned = turned - domain.inner(x, t, ahead - behind) / (2 * step)
@@ -140,8 +139,7 @@ def _proposals(
     return low + (high - low) * u
 
 
-def _unit(v: Tensor, event_ndim: int) -> Tensor:
+def _unit(domain: Domain, v: Tensor) -> Tensor:
     """Scale vectors to length one; a zero vector stays zero."""
-    length = v.flatten(v.ndim - event_ndim).norm(dim=-1)
-    safe = torch.where(length > 0, length, 1.0)
-    return v / safe.reshape(safe.shape + (1,) * event_ndim)
+    length = v.flatten(v.ndim - len(domain.event_shape)).norm(dim=-1)
+    return v / domain.expand(torch.where(length > 0, length, 1.0))

@@ -135,7 +135,7 @@ class Product(Domain):
         shares = gaps / torch.where(outside, gap, 1.0).unsqueeze(-1)
         weights = torch.where(outside.unsqueeze(-1), shares, nearest)
         parts = zip(self.factors, weights.unbind(-1), pairs, strict=True)
-        normal = self.join(*(f._expand(w) * n for f, w, (_, n) in parts))
+        normal = self.join(*(f.expand(w) * n for f, w, (_, n) in parts))
         return torch.where(outside, -gap, distances.amin(-1)), normal
 
     def walls(self, x: Tensor) -> tuple[Tensor, Tensor]:

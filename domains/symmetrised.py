@@ -22,23 +22,20 @@ def move(domain: Domain, x: Tensor, displacement: Tensor) -> Tensor:
     """End points ``[*batch, *event_shape]``; where a mirror image lies outside too, the move is cut in halves."""
     batch = x.shape[: x.ndim - len(domain.event_shape)]
 
-    def wide(value: Tensor) -> Tensor:
-        return value.reshape(value.shape + (1,) * len(domain.event_shape))
-
     left, piece = displacement, torch.ones(batch, dtype=x.dtype, device=x.device)
     for _ in range(_CAP):
-        end = domain.expmap(x, wide(piece) * left)
+        end = domain.expmap(x, domain.expand(piece) * left)
         ahead = domain.transp(x, end, left)
         distance, normal = domain.boundary(end)
-        mirrored = domain.expmap(end, -2 * wide(distance) * normal)
+        mirrored = domain.expmap(end, -2 * domain.expand(distance) * normal)
         hit = distance < 0
         ok = ~hit | domain.contains(mirrored)
-        turned = ahead - 2 * wide(domain.inner(end, ahead, normal)) * normal
+        turned = ahead - 2 * domain.expand(domain.inner(end, ahead, normal)) * normal
         turned = domain.transp(end, mirrored, turned)
-        x = torch.where(wide(ok), torch.where(wide(hit), mirrored, end), x)
-        rest = wide(1 - piece) * torch.where(wide(hit), turned, ahead)
-        left = torch.where(wide(ok), rest, left)
+        x = torch.where(domain.expand(ok), torch.where(domain.expand(hit), mirrored, end), x)
+        rest = domain.expand(1 - piece) * torch.where(domain.expand(hit), turned, ahead)
+        left = torch.where(domain.expand(ok), rest, left)
         piece = torch.where(ok, 1.0, piece / 2)
         if not bool(left.any()):
             return x
-    return domain.project(domain.expmap(x, wide(piece) * left))
+    return domain.project(domain.expmap(x, domain.expand(piece) * left))

@@ -126,18 +126,18 @@ class Torus(Domain):
     def heat_kernel_log_prob(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> Tensor:
         """Log-density ``[*batch]``: the sum of the angles'."""
         x, x0, scale = self._check_pair(x, x0, sigma)
-        terms = circle.log_prob_and_score(x, x0, self._expand(scale).expand_as(x))[0]
+        terms = circle.log_prob_and_score(x, x0, self.expand(scale).expand_as(x))[0]
         return terms.flatten(x.ndim - len(self.event_shape)).sum(-1)
 
     def heat_kernel_score(self, x: Tensor, x0: Tensor, sigma: float | Tensor) -> Tensor:
         """Score ``[*batch, *event_shape]``."""
         x, x0, scale = self._check_pair(x, x0, sigma)
-        return circle.log_prob_and_score(x, x0, self._expand(scale).expand_as(x))[1]
+        return circle.log_prob_and_score(x, x0, self.expand(scale).expand_as(x))[1]
 
     def sample_heat_kernel(self, x0: Tensor, sigma: float | Tensor, *, generator: Generator | None = None) -> Tensor:
         """Exact draws: wrap ``x0 + sigma z``."""
         x0, scale = self._check_noising(x0, sigma)
-        return circle.wrap(x0 + self._expand(scale) * self.sample_noise(x0, generator=generator))
+        return circle.wrap(x0 + self.expand(scale) * self.sample_noise(x0, generator=generator))
 
     def covering(self, x: Tensor, margin: float = 0.0) -> Any:
         """There is none: raises NotImplementedError, since angles have a unit of their own."""

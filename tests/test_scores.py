@@ -40,7 +40,7 @@ def face_points(domain, n, generator):
     """Uniform points moved to a wall, and the wall's inward normal."""
     x = domain.sample_uniform(n, generator=generator, dtype=torch.float64)
     distance, normal = domain.boundary(x)
-    x = domain.project(x - domain._expand(distance) * normal)
+    x = domain.project(x - domain.expand(distance) * normal)
     return x, normal
 
 

@@ -264,13 +264,11 @@ def by_metropolis(domain: Domain) -> Domain:
 
     def reflect(x: Tensor, displacement: Tensor) -> Tensor:
         moved = x + domain.tangent(x, displacement)
-        inside = domain.contains(moved)
-        inside = inside.reshape(*inside.shape, *(1,) * len(domain.event_shape))
-        return torch.where(inside, moved, x)
+        return torch.where(domain.expand(domain.contains(moved)), moved, x)
 
     def noise(x0: Tensor, sigma: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
         steps = int((sigma.max() / (_STEP * domain.inradius)).square().clamp(_FEWEST, _MOST))
-        size = (sigma / steps**0.5).reshape(*sigma.shape, *(1,) * len(domain.event_shape))
+        size = domain.expand(sigma / steps**0.5)
         x = x0
         for _ in range(steps):
             x = reflect(x, size * domain.sample_noise(x, generator=generator))
